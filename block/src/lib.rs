@@ -1,0 +1,1 @@
+//! Block nodes and requests; no jobs.

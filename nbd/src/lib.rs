@@ -1,0 +1,1 @@
+//! The NBD protocol, as bytes in and bytes out; no I/O.
