@@ -1,0 +1,125 @@
+//! What an implementer of a node writes: [`NodeDriver`].
+
+use std::{fmt, future::Future, pin::Pin};
+
+use aio::{AioContext, IoBuf};
+
+use crate::{
+    allocation::{ByteRange, Extent},
+    error::BlockError,
+};
+
+/// A request under way: local to the context that made it.
+pub type RequestFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What a data request gives back: its buffer, always, and how the bytes went or why they did not.
+pub type Transferred = (IoBuf, Result<Way, BlockError>);
+
+/// How bytes travelled between the caller's buffer and the storage.
+///
+/// Ordered by cost; a request that went several ways reports the dearest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// Between device and buffer without a copy by the CPU.
+    Direct,
+    /// Through the kernel's page cache, or a copy in memory that is the storage itself.
+    Buffered,
+    /// We copied it to a second buffer first: alignment edges and the like.
+    Bounced,
+}
+
+/// What a request asks for besides moving bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestFlags {
+    /// Stable on the storage when the request completes.
+    pub fua: bool,
+    /// Write zeroes: the range may be deallocated to get there.
+    pub may_unmap: bool,
+    /// Write zeroes: fail with `Unsupported` rather than write zero bytes the slow way.
+    pub no_fallback: bool,
+    /// The content as seen by readers does not change (copy-on-read and the like): filters need not save the old data.
+    pub unchanged: bool,
+}
+
+/// What a node can take. All facts are fixed while the node is open, but for the length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Length of the node in bytes.
+    pub len_bytes: u64,
+    /// Multiple that offset and length of each request to the driver have; a power of two.
+    pub request_align_bytes: u32,
+    /// Largest read or write the driver takes; a multiple of the request alignment.
+    pub transfer_bytes_max: u32,
+    /// Unit in which the storage allocates, where it is known (a copy in smaller pieces wastes work).
+    pub cluster_bytes: Option<u32>,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// A node's inside, written by the implementer of a node driver; users hold a `Node` and go through its edges.
+///
+/// The caller (`Node`) has already checked, once, that
+/// - the range lies within [`Limits::len_bytes`] and is not empty,
+/// - its offset is a multiple of [`Limits::request_align_bytes`], and so is its length,
+///   except that a range may end exactly at the node's unaligned end,
+/// - reads and writes are no longer than [`Limits::transfer_bytes_max`],
+/// - the node is not read-only when the request would change it,
+///
+/// and counts the request as in flight until the future returns or is dropped. A driver never sees
+/// two *overlapping* requests kept apart for it: whoever needs that serialises.
+///
+/// Requests run on the context of whoever makes them, any number of contexts at once; a driver
+/// protects its own state. Dropping the future abandons the result, never the request: buffers and
+/// descriptors stay with the context's in-flight table. No method has a default body, because a
+/// silent default is how data gets lost.
+pub trait NodeDriver: fmt::Debug + Send + Sync + 'static {
+    /// Name of the kind of node, as in `driver=file`.
+    fn driver_name(&self) -> &'static str;
+
+    /// What the node can take, now.
+    fn limits(&self) -> Limits;
+
+    /// Fills the whole of `buf` from `offset_bytes`. Unallocated bytes read as zeroes.
+    fn read<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        offset_bytes: u64,
+        buf: IoBuf,
+    ) -> RequestFuture<'a, Transferred>;
+
+    /// Writes the whole of `buf` at `offset_bytes`.
+    fn write<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        offset_bytes: u64,
+        buf: IoBuf,
+        flags: RequestFlags,
+    ) -> RequestFuture<'a, Transferred>;
+
+    /// Makes the range read as zeroes, by the cheapest way the flags allow.
+    fn write_zeroes<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        range: ByteRange,
+        flags: RequestFlags,
+    ) -> RequestFuture<'a, Result<(), BlockError>>;
+
+    /// Says that the bytes are no longer needed. What they read as afterwards is undefined; doing nothing is allowed.
+    fn discard<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        range: ByteRange,
+    ) -> RequestFuture<'a, Result<(), BlockError>>;
+
+    /// Makes every write that completed before this call stable.
+    fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>>;
+
+    /// The longest run with one status from the start of `range` on, at most `range` long.
+    ///
+    /// An answer of `Data` is always right; `Zero` promises that every byte of the run reads as zero.
+    fn extent<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        range: ByteRange,
+    ) -> RequestFuture<'a, Result<Extent, BlockError>>;
+}
