@@ -1,2 +1,55 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: what `cargo xtask <task>` runs.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the terminal of a developer is this program's only output"
+)]
+
+mod ci;
+mod licences;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use workspace::Workspace;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  tidy            check the house rules that no compiler knows (docs/style.md)
+  test [-- ARGS]  run every test of the workspace and count passed, failed, skipped;
+                  ARGS go to the test programs, so `-- drain` runs what has drain in its name
+  ci              exactly what CI runs, in its order";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    run(&args).unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: &[String]) -> Result<ExitCode> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["tidy"] => tidy::run(&Workspace::load()?)?,
+        ["test"] => return test_and_report(&[]),
+        ["test", "--", rest @ ..] => return test_and_report(rest),
+        ["ci"] => return Ok(ci::run(&Workspace::load()?)),
+        ["help" | "-h" | "--help"] => println!("{USAGE}"),
+        _ => bail!("no such task: {}\n\n{USAGE}", args.join(" ")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the tests. The counts are the last line that is printed, whatever happened.
+fn test_and_report(args: &[&str]) -> Result<ExitCode> {
+    let summary = test::run(&Workspace::load()?, args)?;
+    print!("{summary}");
+    Ok(ExitCode::from(u8::from(summary.failed() > 0)))
+}
