@@ -30,6 +30,10 @@ pub enum Way {
 
 /// What a request asks for besides moving bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent flags, each named where it is set"
+)]
 pub struct RequestFlags {
     /// Stable on the storage when the request completes.
     pub fua: bool,

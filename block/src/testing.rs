@@ -31,3 +31,26 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
         }
     }
 }
+
+/// Checks that a model fails, which a model that proves anything does with a mutant.
+///
+/// It runs in a process of its own, since a deadlock found by loom cannot always be unwound. `test`
+/// is the path of the calling test, without the crate.
+#[cfg(loom)]
+pub(crate) fn must_fail(test: &str, model: impl FnOnce()) {
+    const INSIDE: &str = "LONGSHORE_LOOM_MUTANT";
+    if std::env::var_os(INSIDE).is_some() {
+        return model();
+    }
+    let program = std::env::current_exe().expect("the test program has a path");
+    let outcome = std::process::Command::new(program)
+        .args(["--exact", test])
+        .env(INSIDE, "1")
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .expect("the test program starts");
+    assert!(
+        !outcome.status.success(),
+        "{test}: the model does not notice"
+    );
+}

@@ -58,7 +58,9 @@ fn merging_an_empty_source_keeps_the_count() {
     let mut bitmap = DirtyBitmap::new(1 << 20, GRANULE).unwrap();
     bitmap.set(range(0, 4096));
 
-    bitmap.merge(&DirtyBitmap::new(1 << 20, 65536).unwrap()).unwrap();
+    bitmap
+        .merge(&DirtyBitmap::new(1 << 20, 65536).unwrap())
+        .unwrap();
 
     assert_eq!(bitmap.count_bytes(), 4096);
 }
@@ -70,7 +72,10 @@ fn merging_rounds_to_each_granularity() {
     fine.set(range(70_000, 1));
 
     coarse.merge(&fine).unwrap();
-    assert_eq!(coarse.next_dirty_area(0, u64::MAX), Some(range(65536, 34464)));
+    assert_eq!(
+        coarse.next_dirty_area(0, u64::MAX),
+        Some(range(65536, 34464))
+    );
 
     fine.merge(&coarse).unwrap();
     assert_eq!(fine.next_dirty_area(0, u64::MAX), Some(range(65536, 34464)));
@@ -79,7 +84,11 @@ fn merging_rounds_to_each_granularity() {
 #[test]
 fn bitmaps_of_other_lengths_do_not_merge() {
     let mut bitmap = DirtyBitmap::new(1024, GRANULE).unwrap();
-    assert!(bitmap.merge(&DirtyBitmap::new(1025, GRANULE).unwrap()).is_err());
+    assert!(
+        bitmap
+            .merge(&DirtyBitmap::new(1025, GRANULE).unwrap())
+            .is_err()
+    );
 }
 
 #[test]
@@ -89,7 +98,12 @@ fn absurd_sizes_are_errors() {
     assert!(DirtyBitmap::new(1024, 256).is_err());
     assert!(DirtyBitmap::new(1024, 1000).is_err());
     assert!(DirtyBitmap::new(1024, 1 << 32).is_err());
-    assert!(DirtyBitmap::new(0, GRANULE).unwrap().next_dirty(0).is_none());
+    assert!(
+        DirtyBitmap::new(0, GRANULE)
+            .unwrap()
+            .next_dirty(0)
+            .is_none()
+    );
 }
 
 /// What the bitmap should be, granule by granule.
@@ -99,17 +113,25 @@ struct Model {
 }
 
 impl Model {
-    fn next(&self, from: u64, dirty: bool) -> Option<u64> {
+    fn next(&self, from: u64, wanted: impl Fn(&u64) -> bool) -> Option<u64> {
         let end = self.len_bytes.div_ceil(GRANULE);
         (from / GRANULE..end)
-            .find(|granule| self.dirty.contains(granule) == dirty)
+            .find(wanted)
             .map(|granule| (granule * GRANULE).max(from))
             .filter(|&found| found < self.len_bytes)
     }
 
+    fn next_dirty(&self, from: u64) -> Option<u64> {
+        self.next(from, |granule| self.dirty.contains(granule))
+    }
+
+    fn next_zero(&self, from: u64) -> Option<u64> {
+        self.next(from, |granule| !self.dirty.contains(granule))
+    }
+
     fn area(&self, from: u64, max: u64) -> Option<ByteRange> {
-        let start = self.next(from, true)?;
-        let end = self.next(start, false).unwrap_or(self.len_bytes);
+        let start = self.next_dirty(from)?;
+        let end = self.next_zero(start).unwrap_or(self.len_bytes);
         let area = ByteRange::between(start, end.min(start + max));
         (!area.is_empty()).then_some(area)
     }
@@ -124,7 +146,11 @@ enum Step {
 /// Lengths round words and granules, where the mistakes live.
 fn bytes_up_to(max: u64) -> impl Strategy<Value = u64> {
     (0..=max).prop_flat_map(move |any| {
-        prop::sample::select(vec![any, any / GRANULE * GRANULE, any / (64 * GRANULE) * (64 * GRANULE)])
+        prop::sample::select(vec![
+            any,
+            any / GRANULE * GRANULE,
+            any / (64 * GRANULE) * (64 * GRANULE),
+        ])
     })
 }
 
@@ -132,7 +158,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let max = 200 * GRANULE;
     let step = (bytes_up_to(max), bytes_up_to(max), prop::bool::ANY).prop_map(|(a, b, set)| {
         let (start, end) = (a.min(b), a.max(b));
-        if set { Step::Set(start, end) } else { Step::Clear(start, end) }
+        if set {
+            Step::Set(start, end)
+        } else {
+            Step::Clear(start, end)
+        }
     });
     prop::collection::vec(step, 1..20)
 }
@@ -144,18 +174,26 @@ fn apply(step: &Step, bitmap: &mut DirtyBitmap, model: &mut Model) {
             let area = ByteRange::between(start.min(len), end.min(len));
             let before = model.dirty.len();
             if !area.is_empty() {
-                model.dirty.extend(area.start() / GRANULE..area.end().div_ceil(GRANULE));
+                model
+                    .dirty
+                    .extend(area.start() / GRANULE..area.end().div_ceil(GRANULE));
             }
             let added = u64::try_from(model.dirty.len() - before).unwrap() * GRANULE;
             assert_eq!(bitmap.set(area), added);
         }
         Step::Clear(start, end) => {
             let start = (start / GRANULE * GRANULE).min(len);
-            let end = if end >= len { len } else { end / GRANULE * GRANULE };
+            let end = if end >= len {
+                len
+            } else {
+                end / GRANULE * GRANULE
+            };
             let area = ByteRange::between(start, end);
             let before = model.dirty.len();
             let gone = area.start() / GRANULE..area.end().div_ceil(GRANULE);
-            model.dirty.retain(|granule| area.is_empty() || !gone.contains(granule));
+            model
+                .dirty
+                .retain(|granule| area.is_empty() || !gone.contains(granule));
             let removed = u64::try_from(before - model.dirty.len()).unwrap() * GRANULE;
             assert_eq!(bitmap.clear(area), removed);
         }
@@ -176,10 +214,10 @@ proptest! {
             prop_assert_eq!(bitmap.count_bytes(), u64::try_from(model.dirty.len()).unwrap() * GRANULE);
         }
         for (from, max) in queries {
-            prop_assert_eq!(bitmap.next_dirty(from), model.next(from, true));
-            prop_assert_eq!(bitmap.next_zero(from), model.next(from, false));
+            prop_assert_eq!(bitmap.next_dirty(from), model.next_dirty(from));
+            prop_assert_eq!(bitmap.next_zero(from), model.next_zero(from));
             prop_assert_eq!(bitmap.next_dirty_area(from, max), model.area(from, max));
-            prop_assert_eq!(bitmap.is_dirty(from), model.next(from, true) == Some(from));
+            prop_assert_eq!(bitmap.is_dirty(from), model.next_dirty(from) == Some(from));
         }
     }
 }

@@ -10,7 +10,7 @@ use loom::{
 };
 
 use super::{CLOSED_ONCE, Gate, INSIDE};
-use crate::testing::block_on;
+use crate::testing::{block_on, must_fail};
 
 /// The steps that a mutant may get wrong; the defaults are what ships.
 trait Steps: 'static {
@@ -189,12 +189,6 @@ fn model_switch(looks_again: fn(&AtomicUsize) -> bool) {
     });
 }
 
-/// A model that passes with a mutant proves nothing.
-fn must_fail(mutant: &str, model: impl FnOnce() + std::panic::UnwindSafe) {
-    let outcome = std::panic::catch_unwind(model);
-    assert!(outcome.is_err(), "the model does not notice: {mutant}");
-}
-
 #[test]
 fn loom_after_close_nobody_is_inside_and_nobody_is_forgotten() {
     model::<Shipped>(1);
@@ -217,25 +211,39 @@ fn loom_a_request_never_enters_the_node_its_edge_has_left() {
 
 #[test]
 fn loom_mutant_counting_after_looking_is_noticed() {
-    must_fail("count after create", || model::<CountsAfterLooking>(1));
+    must_fail(
+        "gate::models::loom_mutant_counting_after_looking_is_noticed",
+        || model::<CountsAfterLooking>(1),
+    );
 }
 
 #[test]
 fn loom_mutant_leaving_in_silence_is_noticed() {
-    must_fail("missing kick", || model::<LeavesInSilence>(1));
+    must_fail(
+        "gate::models::loom_mutant_leaving_in_silence_is_noticed",
+        || model::<LeavesInSilence>(1),
+    );
 }
 
 #[test]
 fn loom_mutant_waking_one_is_noticed() {
-    must_fail("wake one instead of all", || model::<WakesOne>(1));
+    must_fail("gate::models::loom_mutant_waking_one_is_noticed", || {
+        model::<WakesOne>(1)
+    });
 }
 
 #[test]
 fn loom_mutant_opening_at_once_is_noticed() {
-    must_fail("nested open", || model::<OpensAtOnce>(2));
+    must_fail(
+        "gate::models::loom_mutant_opening_at_once_is_noticed",
+        || model::<OpensAtOnce>(2),
+    );
 }
 
 #[test]
 fn loom_mutant_not_looking_again_is_noticed() {
-    must_fail("no look after entering", || model_switch(|_| false));
+    must_fail(
+        "gate::models::loom_mutant_not_looking_again_is_noticed",
+        || model_switch(|_| false),
+    );
 }

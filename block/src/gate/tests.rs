@@ -44,7 +44,10 @@ fn a_closed_gate_holds_new_requests_until_the_last_open() {
 #[test]
 fn emptiness_is_reached_when_the_last_request_leaves() {
     let gate = Gate::default();
-    let (first, second) = (RequestGuard::try_enter(&gate), RequestGuard::try_enter(&gate));
+    let (first, second) = (
+        RequestGuard::try_enter(&gate),
+        RequestGuard::try_enter(&gate),
+    );
     gate.close();
     let mut emptied = pin!(gate.wait_empty());
 
@@ -88,19 +91,14 @@ fn a_waiter_that_lost_interest_goes_away_while_the_gate_stays_closed() {
 fn a_storm_of_threads_never_meets_the_one_who_closed() {
     let gate = Arc::new(Gate::default());
     let value = Arc::new(AtomicU64::new(0));
-    let threads: Vec<_> = (0..4)
-        .map(|_| {
-            let (gate, value) = (gate.clone(), value.clone());
-            std::thread::spawn(move || {
-                for _ in 0..2000 {
-                    block_on(async {
-                        let _inside = RequestGuard::enter(&*gate).await;
-                        value.fetch_add(1, Ordering::Relaxed);
-                    });
-                }
-            })
-        })
-        .collect();
+    let serve = async |gate: &Gate, value: &AtomicU64| {
+        let _inside = RequestGuard::enter(gate).await;
+        value.fetch_add(1, Ordering::Relaxed);
+    };
+    let threads = [(); 4].map(|()| {
+        let (gate, value) = (gate.clone(), value.clone());
+        std::thread::spawn(move || (0..2000).for_each(|_| block_on(serve(&gate, &value))))
+    });
     for _ in 0..200 {
         block_on(async {
             gate.close();

@@ -1,0 +1,95 @@
+//! What a drained section asks of the users of a node.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::wait::WaitList;
+
+/// A user of a node that can be asked to keep quiet: a job, an export.
+///
+/// The calls come from whichever thread drains, with no lock held; they must be quick and must not
+/// wait. They count: a user with several edges, or whose nodes are drained several times over, is told to be
+/// quiet several times and may go on after as many [`Parent::drained_end`].
+pub trait Parent: Send + Sync {
+    /// How errors call this user, as in `block job 'j0'`.
+    fn name(&self) -> String;
+
+    /// Start no more requests on this edge and bring those under way to an end.
+    ///
+    /// Until then the node serves them as always, so ending may take any number of further requests.
+    fn drained_begin(&self);
+
+    /// Whether this user is still busy. When that turns to `false`, it calls [`DrainWaker::kick`].
+    fn drained_poll(&self) -> bool;
+
+    /// One reason less to be quiet.
+    fn drained_end(&self);
+}
+
+/// Tells drained sections that are being entered to ask the parents again. Cheap to clone; any thread.
+#[derive(Clone, Default)]
+pub struct DrainWaker {
+    shared: Arc<Kicks>,
+}
+
+#[derive(Default)]
+struct Kicks {
+    count: AtomicU64,
+    waiting: WaitList,
+}
+
+impl DrainWaker {
+    /// Says that a parent may have become quiet.
+    pub fn kick(&self) {
+        self.shared.count.fetch_add(1, Ordering::AcqRel);
+        self.shared.waiting.wake_all();
+    }
+
+    /// How often there was a kick; read before looking at what the kicks are about.
+    pub(crate) fn count(&self) -> u64 {
+        self.shared.count.load(Ordering::Acquire)
+    }
+
+    /// Waits for a kick after the one counted by `seen`.
+    pub(crate) async fn kicked_since(&self, seen: u64) {
+        self.shared.waiting.until(|| self.count() != seen).await;
+    }
+}
+
+impl fmt::Debug for DrainWaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainWaker").finish_non_exhaustive()
+    }
+}
+
+/// Something to tell a parent once the graph is unlocked.
+pub(crate) struct Notice {
+    pub(crate) parent: Arc<dyn Parent>,
+    pub(crate) kind: NoticeKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoticeKind {
+    Begin,
+    End,
+}
+
+impl fmt::Debug for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Notice").field(&self.kind).finish()
+    }
+}
+
+impl Notice {
+    pub(crate) fn tell(self) {
+        match self.kind {
+            NoticeKind::Begin => self.parent.drained_begin(),
+            NoticeKind::End => self.parent.drained_end(),
+        }
+    }
+}
