@@ -15,7 +15,7 @@
 //!        │               OptionData   SkippedData                 │
 //!        │                    │          │                        │
 //!        │                    └──────────┴─────── answer ─────────┤
-//!        ▼                                          │             
+//!        ▼                                          │
 //!     Failed ◀───── EXPORT_NAME of no export ───────┤
 //!                                                   ▼
 //!                        GO, EXPORT_NAME, ABORT: Ended(Outcome)
