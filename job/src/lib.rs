@@ -1,1 +1,54 @@
 //! Background jobs of any kind.
+//!
+//! A [`Job`] is work that goes on beside everything else and can be watched, paused, resumed and
+//! cancelled. What it does is a [`JobDriver`]'s business; this crate knows when and where each part
+//! of it runs, and what the outside hears of it. [`JobStatus`] has the picture of a life.
+//!
+//! # Who runs where
+//!
+//! - The body ([`JobDriver::run`]) runs on the context that the job was made for. It stops for a
+//!   pause at pause points, and for a cancel when it looks, with the help of its [`JobContext`].
+//! - Completion (prepare, then commit or abort, then clean, across the members of a
+//!   [`Transaction`]) and events belong to the main context of the [`JobRegistry`].
+//! - Verbs and queries may come from any thread.
+//!
+//! # One lock
+//!
+//! One mutex per registry guards its list and everything that changes about its jobs; no hook,
+//! waker or subscriber runs under it, and it is never held across an await. Progress meters and
+//! outcomes have small locks of their own below it.
+//!
+//! # Missing on purpose
+//!
+//! A job cannot move to another context while it runs: its body is tied to the thread that polls
+//! it. Speed limits and error policies belong to jobs that move bytes, one crate up.
+
+#![forbid(unsafe_code)]
+
+mod body;
+mod cancel;
+mod error;
+mod event;
+mod job;
+mod job_context;
+mod job_driver;
+mod outcome;
+mod progress;
+mod record;
+mod registry;
+mod state;
+mod status;
+mod transaction;
+mod verb;
+
+pub use error::{JobError, JobErrorKind};
+pub use event::{EventJob, JobEvent};
+pub use job::{Job, JobInfo, PauseHold};
+pub use job_context::JobContext;
+pub use job_driver::{JobDriver, LocalBoxFuture};
+pub use outcome::{JobOutcome, JobWait};
+pub use progress::{Progress, ProgressMeter};
+pub use registry::{JobConfig, JobRegistry, Subscription, Trigger};
+pub use status::JobStatus;
+pub use transaction::Transaction;
+pub use verb::{CancelMode, JobVerb};

@@ -1,0 +1,155 @@
+//! [`Record`]: what the registry knows of one job while it lives.
+
+use std::{fmt, sync::Arc, task::Waker};
+
+use aio::Handle;
+
+use crate::{
+    error::JobError, event::EventJob, job_driver::JobDriver, outcome::Ending,
+    progress::ProgressMeter, registry::Trigger, status::JobStatus, verb::CancelMode,
+};
+
+/// Names a job, or a transaction, in its registry. Younger ones have greater keys.
+pub(crate) type Key = u64;
+
+/// What never changes of a job. Handles keep it, so it outlives the job's record.
+pub(crate) struct JobCell {
+    pub(crate) key: Key,
+    /// Absent in internal jobs.
+    pub(crate) id: Option<Arc<str>>,
+    pub(crate) driver: Arc<dyn JobDriver>,
+    /// Where the body runs.
+    pub(crate) context: Handle,
+    pub(crate) finalize: Trigger,
+    pub(crate) dismiss: Trigger,
+    pub(crate) progress: ProgressMeter,
+    pub(crate) ending: Ending,
+}
+
+impl JobCell {
+    /// The id for error texts.
+    pub(crate) fn id_text(&self) -> &str {
+        self.id.as_deref().unwrap_or("")
+    }
+
+    /// The job as events show it; `None` for an internal job, which has no events.
+    pub(crate) fn event_job(&self) -> Option<EventJob> {
+        let id = self.id.clone()?;
+        let (kind, progress) = (self.driver.kind(), self.progress.snapshot());
+        Some(EventJob { id, kind, progress })
+    }
+}
+
+impl fmt::Debug for JobCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobCell")
+            .field("id", &self.id)
+            .field("kind", &self.driver.kind())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far the body is.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// It was never started.
+    NotStarted,
+    /// It executes, or waits for something that is not the job's to end, such as a request.
+    Busy,
+    /// It waits in a pause, a sleep or a park; the waker ends the wait.
+    Waiting(Waker),
+    /// It has returned, and completion is on its way to the main context.
+    Returned,
+    /// The main context knows that it has returned.
+    Ended,
+}
+
+/// What a waiting body waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// The end of the pause.
+    Resumed,
+    /// A wake-up, or a reason to look up: a pause or a cancel.
+    Woken,
+}
+
+/// What the registry knows of one job while it lives. Guarded by the registry's lock.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) cell: Arc<JobCell>,
+    /// Changed by `State::move_to` only.
+    pub(crate) status: JobStatus,
+    pub(crate) body: Body,
+    /// Reasons to pause: one until the start, one of the user, one per hold.
+    pub(crate) pause_count: u32,
+    /// One of the reasons is the user's, or that of an error which waits for the user.
+    pub(crate) user_paused: bool,
+    /// A wake-up came that no wait has used up yet.
+    pub(crate) wake_token: bool,
+    /// The strongest cancel so far.
+    pub(crate) cancel: Option<CancelMode>,
+    /// What the body returned; from Aborting on, an error.
+    pub(crate) result: Result<(), JobError>,
+    pub(crate) transaction: Key,
+    /// Those who wait for the job to stand still.
+    pub(crate) watchers: Vec<Waker>,
+}
+
+impl Record {
+    pub(crate) fn is_force_cancelled(&self) -> bool {
+        self.cancel == Some(CancelMode::Force)
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        !matches!(self.body, Body::NotStarted)
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self.body, Body::Busy | Body::Returned)
+    }
+
+    /// Whether a pause point would pause.
+    pub(crate) fn wants_pause(&self) -> bool {
+        self.pause_count > 0 && !self.is_force_cancelled()
+    }
+
+    /// Whether the job neither does anything nor will before its pause ends.
+    pub(crate) fn is_quiescent(&self) -> bool {
+        match self.body {
+            Body::NotStarted | Body::Ended => true,
+            Body::Waiting(_) => matches!(self.status, JobStatus::Paused | JobStatus::Standby),
+            Body::Busy | Body::Returned => false,
+        }
+    }
+
+    /// Whether a wait of the body is over.
+    pub(crate) fn is_over(&self, until: Until) -> bool {
+        match until {
+            Until::Resumed => !self.wants_pause(),
+            Until::Woken => self.wake_token || self.pause_count > 0 || self.is_force_cancelled(),
+        }
+    }
+
+    /// Adds one reason to pause.
+    pub(crate) fn add_pause(&mut self) {
+        self.pause_count = self
+            .pause_count
+            .checked_add(1)
+            .expect("nobody has four thousand million reasons to pause a job");
+    }
+
+    /// Wakes `waker` when the job may have come to stand still.
+    pub(crate) fn watch(&mut self, waker: &Waker) {
+        if !self.watchers.iter().any(|known| known.will_wake(waker)) {
+            self.watchers.push(waker.clone());
+        }
+    }
+
+    /// Takes away one reason to pause.
+    pub(crate) fn remove_pause(&mut self) {
+        self.pause_count = self
+            .pause_count
+            .checked_sub(1)
+            .expect("each reason to pause is removed once");
+    }
+}

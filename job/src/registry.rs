@@ -1,0 +1,262 @@
+//! [`JobRegistry`]: the list of jobs, a value that the application owns.
+
+use std::{fmt, sync::Arc};
+
+use aio::Handle;
+
+use crate::{
+    error::JobError,
+    event::JobEvent,
+    job::{Job, JobInfo, info},
+    job_driver::JobDriver,
+    outcome::Ending,
+    progress::ProgressMeter,
+    record::{Body, JobCell, Key, Record},
+    state::{Shared, State},
+    status::JobStatus,
+    transaction::Transaction,
+    verb::{CancelMode, JobVerb},
+};
+
+/// Who takes a step at the end of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trigger {
+    /// The job itself, as soon as it can.
+    #[default]
+    Auto,
+    /// The user, by a verb.
+    Manual,
+}
+
+/// What a job is to be.
+#[derive(Clone)]
+pub struct JobConfig {
+    /// Its id; `None` makes an internal job: not listed, not addressable, without events.
+    pub id: Option<String>,
+    /// Its inside.
+    pub driver: Arc<dyn JobDriver>,
+    /// Where its body runs.
+    pub context: Handle,
+    /// Who makes its result permanent.
+    pub finalize: Trigger,
+    /// Who forgets it once it is concluded.
+    pub dismiss: Trigger,
+    /// Whom it succeeds or fails with; `None` is a transaction of its own.
+    pub transaction: Option<Transaction>,
+}
+
+impl JobConfig {
+    /// A job with an id that finalizes and dismisses itself, in a transaction of its own.
+    pub fn new(id: impl Into<String>, driver: Arc<dyn JobDriver>, context: Handle) -> Self {
+        let id = Some(id.into());
+        Self {
+            id,
+            ..Self::internal(driver, context)
+        }
+    }
+
+    /// The same without an id.
+    pub fn internal(driver: Arc<dyn JobDriver>, context: Handle) -> Self {
+        Self {
+            id: None,
+            driver,
+            context,
+            finalize: Trigger::Auto,
+            dismiss: Trigger::Auto,
+            transaction: None,
+        }
+    }
+}
+
+impl fmt::Debug for JobConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobConfig")
+            .field("id", &self.id)
+            .field("kind", &self.driver.kind())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The list of jobs. Cheap to clone: clones are the same list; any thread.
+///
+/// Completion of jobs and delivery of events happen on the main context, which must be alive and
+/// turning until the last job has ended.
+#[derive(Clone, Debug)]
+pub struct JobRegistry {
+    shared: Arc<Shared>,
+}
+
+impl JobRegistry {
+    /// An empty list whose jobs complete on the context behind `main`.
+    pub fn new(main: Handle) -> Self {
+        let shared = Arc::new(Shared::new(main));
+        Self { shared }
+    }
+
+    /// Makes a job and lists it as created; [`Job::start`] starts it.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidId`, `IdInUse` (also by a concluded job that is not dismissed), `Failed` when the
+    /// transaction has begun to end.
+    pub fn create(&self, config: JobConfig) -> Result<Job, JobError> {
+        if let Some(id) = config.id.as_deref().filter(|id| !is_valid_id(id)) {
+            return Err(JobError::invalid_id(id));
+        }
+        let cell = self.shared.update(|state| insert(state, config))?;
+        let shared = self.shared.clone();
+        Ok(Job { shared, cell })
+    }
+
+    /// A transaction without members, to create jobs in.
+    pub fn transaction(&self) -> Transaction {
+        let key = self.shared.update(State::next_key);
+        Transaction { key }
+    }
+
+    /// The job with this id.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    pub fn find(&self, id: &str) -> Result<Job, JobError> {
+        let cell = self.shared.update(|state| {
+            let mut cells = state.jobs.values().map(|record| &record.cell);
+            cells.find(|cell| cell.id.as_deref() == Some(id)).cloned()
+        });
+        let cell = cell.ok_or_else(JobError::not_found)?;
+        let shared = self.shared.clone();
+        Ok(Job { shared, cell })
+    }
+
+    /// All jobs but internal ones, newest first.
+    pub fn list(&self) -> Vec<Job> {
+        let mut jobs = self.jobs();
+        jobs.retain(|job| job.id().is_some());
+        jobs
+    }
+
+    /// All jobs but internal ones as a query shows them, newest first, all from one moment.
+    pub fn query(&self) -> Vec<JobInfo> {
+        self.shared.update(|state| {
+            let newest_first = state.jobs.values().rev();
+            let listed = newest_first.filter(|record| record.cell.id.is_some());
+            listed
+                .map(|record| info(&record.cell, Some(record)))
+                .collect()
+        })
+    }
+
+    /// Calls `subscriber` with every event from now on, in order, on the main context.
+    ///
+    /// It runs without any lock and may use jobs and the registry; what it does to them is told
+    /// after the event at hand. Dropping the subscription ends it.
+    pub fn subscribe(
+        &self,
+        subscriber: impl Fn(&JobEvent) + Send + Sync + 'static,
+    ) -> Subscription {
+        let subscriber = Arc::new(subscriber);
+        let key = self.shared.update(|state| {
+            let key = state.next_key();
+            state.subscribers.push((key, subscriber));
+            key
+        });
+        let shared = self.shared.clone();
+        Subscription { shared, key }
+    }
+
+    /// Cancels all jobs by force, newest first, and forgets them: the way to the exit.
+    ///
+    /// Ends once all have ended. Not on a thread that the jobs need and that is blocked.
+    pub async fn cancel_all(&self) {
+        while let Some(job) = self.jobs().into_iter().next() {
+            // Refused only if the job is on its way out by itself, as the wait then tells.
+            let _ = job.cancel(CancelMode::Force);
+            job.wait().await;
+            if job.check_verb(JobVerb::Dismiss).is_ok() {
+                let _ = job.dismiss();
+            }
+        }
+    }
+
+    /// All jobs, newest first.
+    fn jobs(&self) -> Vec<Job> {
+        let cell = |record: &Record| record.cell.clone();
+        let cells: Vec<_> = self
+            .shared
+            .update(|state| state.jobs.values().rev().map(cell).collect());
+        let job = |cell| Job {
+            shared: self.shared.clone(),
+            cell,
+        };
+        cells.into_iter().map(job).collect()
+    }
+}
+
+/// Keeps a subscriber; dropping it ends the subscription, at the latest after the event at hand.
+#[derive(Debug)]
+#[must_use = "dropping it ends the subscription"]
+pub struct Subscription {
+    shared: Arc<Shared>,
+    key: Key,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let subscribers = self.shared.update(|state| {
+            let is_this = |(key, _): &mut (Key, _)| *key == self.key;
+            state
+                .subscribers
+                .extract_if(.., is_this)
+                .collect::<Vec<_>>()
+        });
+        // Outside of the lock, since what a subscriber holds may be a job.
+        drop(subscribers);
+    }
+}
+
+fn insert(state: &mut State, config: JobConfig) -> Result<Arc<JobCell>, JobError> {
+    if let Some(id) = &config.id {
+        let is_taken = |record: &Record| record.cell.id.as_deref() == Some(id);
+        if state.jobs.values().any(is_taken) {
+            return Err(JobError::id_in_use(id));
+        }
+    }
+    let key = state.next_key();
+    let transaction = config
+        .transaction
+        .map_or(key, |transaction| transaction.key);
+    state.join_group(transaction, key)?;
+    let cell = Arc::new(JobCell {
+        key,
+        id: config.id.map(Arc::from),
+        driver: config.driver,
+        context: config.context,
+        finalize: config.finalize,
+        dismiss: config.dismiss,
+        progress: ProgressMeter::default(),
+        ending: Ending::default(),
+    });
+    let record = Record {
+        cell: cell.clone(),
+        status: JobStatus::Created,
+        body: Body::NotStarted,
+        pause_count: 1,
+        user_paused: false,
+        wake_token: false,
+        cancel: None,
+        result: Ok(()),
+        transaction,
+        watchers: Vec::new(),
+    };
+    state.jobs.insert(key, record);
+    let status = JobStatus::Created;
+    state.emit(key, |job| JobEvent::StatusChange { job, status });
+    Ok(cell)
+}
+
+/// A letter, then letters, digits, `-`, `.` and `_`; of any length.
+fn is_valid_id(id: &str) -> bool {
+    let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    id.starts_with(|c: char| c.is_ascii_alphabetic()) && id.chars().all(is_inner)
+}

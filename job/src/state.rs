@@ -1,0 +1,256 @@
+//! [`State`]: all that the registry's lock guards, and [`Shared`], the lock itself.
+//!
+//! The rule of the lock: a change is made under it, in one call of [`Shared::update`]; what follows
+//! from the change (wake-ups, events, the end of a job driver) is gathered meanwhile and carried
+//! out after the unlock. No hook, waker or subscriber ever runs under the lock.
+//!
+//! Events are queued under the lock, so their order is that of the changes. They are delivered on
+//! the main context only, one at a time: at once where the change was made there, else by a bottom
+//! half. A change made inside a subscriber is delivered after the event at hand.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Poll, Waker},
+};
+
+use aio::Handle;
+
+use crate::{
+    event::{EventJob, JobEvent},
+    record::{Body, Key, Record, Until},
+    status::JobStatus,
+    transaction::Group,
+};
+
+pub(crate) type Subscriber = Arc<dyn Fn(&JobEvent) + Send + Sync>;
+
+/// How far the delivery of queued events is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Delivery {
+    #[default]
+    Idle,
+    /// A bottom half will deliver.
+    Scheduled,
+    /// The main context is delivering, further out on its stack.
+    Running,
+}
+
+/// All that the registry's lock guards.
+#[derive(Default)]
+pub(crate) struct State {
+    /// Live jobs; the newest has the greatest key.
+    pub(crate) jobs: BTreeMap<Key, Record>,
+    /// Transactions with members.
+    pub(crate) groups: BTreeMap<Key, Group>,
+    pub(crate) subscribers: Vec<(Key, Subscriber)>,
+    last_key: Key,
+    events: VecDeque<JobEvent>,
+    delivery: Delivery,
+    /// To be woken after the unlock.
+    wakers: Vec<Waker>,
+    /// To be dropped after the unlock: the last handle of a job driver runs its destructor.
+    forgotten: Vec<Record>,
+}
+
+impl State {
+    pub(crate) fn next_key(&mut self) -> Key {
+        self.last_key += 1;
+        self.last_key
+    }
+
+    /// The record of a job that is known to live.
+    pub(crate) fn record(&mut self, key: Key) -> &mut Record {
+        self.jobs
+            .get_mut(&key)
+            .expect("a job lives until its transaction and its body are done with it")
+    }
+
+    /// The one door through which every change of status goes.
+    pub(crate) fn move_to(&mut self, key: Key, to: JobStatus) {
+        let record = self.record(key);
+        if record.status == to && to == JobStatus::Aborting {
+            return;
+        }
+        record.status.advance(to);
+        self.emit(key, |job| JobEvent::StatusChange { job, status: to });
+        self.wake_watchers(key);
+    }
+
+    /// Queues an event, unless the job is internal.
+    pub(crate) fn emit(&mut self, key: Key, event: impl FnOnce(EventJob) -> JobEvent) {
+        if let Some(job) = self.record(key).cell.event_job() {
+            self.events.push_back(event(job));
+        }
+    }
+
+    /// Ends a wait of the body, whose future then looks whether it is really over.
+    pub(crate) fn wake_body(&mut self, key: Key) {
+        if let Body::Waiting(waker) = &self.record(key).body {
+            let waker = waker.clone();
+            self.wakers.push(waker);
+        }
+    }
+
+    /// Leaves a wake-up for the body: ends its sleep or park, or the next one.
+    pub(crate) fn leave_wake_token(&mut self, key: Key) {
+        self.record(key).wake_token = true;
+        self.wake_body(key);
+    }
+
+    /// Registers the body as waiting; true if the wait is over and the body busy again.
+    ///
+    /// Looking and registering are one step under the lock, so no wake-up falls between them.
+    pub(crate) fn poll_wait(&mut self, key: Key, until: Until, waker: &Waker) -> bool {
+        let record = self.record(key);
+        if !record.is_over(until) {
+            record.body = Body::Waiting(waker.clone());
+            self.wake_watchers(key);
+            return false;
+        }
+        record.body = Body::Busy;
+        match until {
+            Until::Woken => record.wake_token = false,
+            // In the same step, so that nobody sees a busy job in Paused.
+            Until::Resumed => self.leave_pause(key),
+        }
+        true
+    }
+
+    /// Ready once the job stands still; registers `waker` otherwise.
+    pub(crate) fn poll_quiesced(&mut self, key: Key, waker: &Waker) -> Poll<()> {
+        match self.jobs.get_mut(&key) {
+            Some(record) if !record.is_quiescent() => {
+                record.watch(waker);
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// Goes back to the status from before a pause, if the job is in one.
+    pub(crate) fn leave_pause(&mut self, key: Key) {
+        match self.record(key).status {
+            JobStatus::Paused => self.move_to(key, JobStatus::Running),
+            JobStatus::Standby => self.move_to(key, JobStatus::Ready),
+            _ => {}
+        }
+    }
+
+    /// Adds the user's reason to pause, which the caller knows to be absent.
+    pub(crate) fn add_user_pause(&mut self, key: Key) {
+        let record = self.record(key);
+        record.user_paused = true;
+        record.add_pause();
+        self.wake_body(key);
+    }
+
+    /// The body has come to another point of its life.
+    pub(crate) fn set_body(&mut self, key: Key, body: Body) {
+        self.record(key).body = body;
+        self.wake_watchers(key);
+    }
+
+    /// Takes a job that has become null out of the list.
+    pub(crate) fn forget(&mut self, key: Key) {
+        self.move_to(key, JobStatus::Null);
+        let record = self.jobs.remove(&key).expect("a job is forgotten once");
+        self.forgotten.push(record);
+    }
+
+    fn wake_watchers(&mut self, key: Key) {
+        let watchers = std::mem::take(&mut self.record(key).watchers);
+        self.wakers.extend(watchers);
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("jobs", &self.jobs)
+            .field("groups", &self.groups)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the handles of one registry share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Where jobs complete and events are delivered.
+    pub(crate) main: Handle,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    pub(crate) fn new(main: Handle) -> Self {
+        let state = Mutex::default();
+        Self { main, state }
+    }
+
+    /// Makes one change under the lock, then carries out what follows from it.
+    pub(crate) fn update<R>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let out = change(&mut state);
+        let wakers = std::mem::take(&mut state.wakers);
+        let forgotten = std::mem::take(&mut state.forgotten);
+        let undelivered = !state.events.is_empty();
+        drop(state);
+
+        drop(forgotten);
+        for waker in wakers {
+            waker.wake();
+        }
+        if undelivered {
+            self.deliver_or_schedule();
+        }
+        out
+    }
+
+    fn deliver_or_schedule(self: &Arc<Self>) {
+        if self.main.is_home() {
+            return self.deliver();
+        }
+        let mut state = self.lock();
+        if state.delivery != Delivery::Idle {
+            return;
+        }
+        state.delivery = Delivery::Scheduled;
+        drop(state);
+        let shared = self.clone();
+        self.main.schedule(move |_main| shared.deliver());
+    }
+
+    /// Hands queued events to the subscribers, oldest first. Main context only.
+    fn deliver(&self) {
+        {
+            let mut state = self.lock();
+            if state.delivery == Delivery::Running {
+                return;
+            }
+            state.delivery = Delivery::Running;
+        }
+        while let Some((event, subscribers)) = self.next_event() {
+            for subscriber in subscribers {
+                subscriber(&event);
+            }
+        }
+    }
+
+    /// The oldest event with those who hear it; `None` ends the delivery.
+    fn next_event(&self) -> Option<(JobEvent, Vec<Subscriber>)> {
+        let mut state = self.lock();
+        let Some(event) = state.events.pop_front() else {
+            state.delivery = Delivery::Idle;
+            return None;
+        };
+        let subscribers = state.subscribers.iter().map(|(_, s)| s.clone()).collect();
+        Some((event, subscribers))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("a broken rule of the job table ends the process")
+    }
+}

@@ -1,0 +1,10 @@
+//! Jobs as their users see them: verbs in, events and hook calls out.
+
+mod cancel;
+mod lifecycle;
+mod model;
+mod pause;
+mod threads;
+mod transaction;
+mod verbs;
+mod world;

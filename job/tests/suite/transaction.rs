@@ -1,0 +1,198 @@
+//! Jobs that succeed or fail together.
+
+use job::{CancelMode, Trigger};
+
+use crate::world::{Part, TestJob, World, lines};
+
+/// Two started members of one transaction; the second is the newer.
+fn pair(world: &World, parts: [Part; 2], finalize: [Trigger; 2]) -> [TestJob; 2] {
+    let transaction = world.registry.transaction();
+    let member = |index: usize| {
+        let job = world.create_as(["old", "new"][index], parts[index], |config| {
+            config.transaction = Some(transaction.clone());
+            config.finalize = finalize[index];
+        });
+        job.start().expect("nobody cancelled it");
+        job
+    };
+    let pair = [member(0), member(1)];
+    world.settle();
+    world.log();
+    pair
+}
+
+const AUTO: [Trigger; 2] = [Trigger::Auto; 2];
+
+#[test]
+fn members_wait_for_each_other_and_end_newest_first() {
+    let world = World::new();
+    let [old, new] = pair(&world, [Part::UntilTold; 2], AUTO);
+
+    old.tell();
+    world.settle();
+    let first = world.log();
+    new.tell();
+    world.settle();
+
+    assert_eq!(first, ["old waiting"]);
+    let want = [
+        "new waiting",
+        "new pending",
+        "old pending",
+        "new.prepare",
+        "old.prepare",
+        "new.commit",
+        "new.clean",
+        "new COMPLETED",
+        "new concluded",
+        "new null",
+        "old.commit",
+        "old.clean",
+        "old COMPLETED",
+        "old concluded",
+        "old null",
+    ];
+    assert_eq!(world.log(), want);
+}
+
+#[test]
+fn one_manual_member_makes_all_wait_and_any_finalize_releases_all() {
+    let world = World::new();
+    let manual_old = [Trigger::Manual, Trigger::Auto];
+    let [old, new] = pair(&world, [Part::UntilTold; 2], manual_old);
+    old.tell();
+    new.tell();
+    world.settle();
+    let pending = world.events();
+
+    new.finalize().unwrap();
+    new.finalize().unwrap();
+    world.settle();
+
+    assert_eq!(pending[2..], ["new pending", "old pending", "old PENDING"]);
+    let want = [
+        lines("new", ["COMPLETED", "concluded", "null"]),
+        lines("old", ["COMPLETED", "concluded", "null"]),
+    ];
+    assert_eq!(world.events(), want.concat());
+}
+
+#[test]
+fn the_failure_of_one_cancels_the_other() {
+    let world = World::new();
+    let [old, _new] = pair(&world, [Part::FailWhenTold, Part::UntilTold], AUTO);
+
+    old.tell();
+    world.settle();
+
+    let want = [
+        lines("old", ["aborting"]),
+        lines("new", [".cancel Force", "aborting", ".abort", ".clean"]),
+        lines("new", ["CANCELLED", "concluded", "null"]),
+        lines(
+            "old",
+            [".abort", ".clean", "COMPLETED boom", "concluded", "null"],
+        ),
+    ];
+    assert_eq!(world.log(), want.concat());
+}
+
+#[test]
+fn a_waiting_member_is_cancelled_too() {
+    let world = World::new();
+    let [old, new] = pair(&world, [Part::UntilTold, Part::FailWhenTold], AUTO);
+    old.tell();
+    world.settle();
+    world.log();
+
+    new.tell();
+    world.settle();
+
+    let want = [
+        lines("new", ["aborting", "COMPLETED boom", "concluded", "null"]),
+        lines("old", ["aborting", "CANCELLED", "concluded", "null"]),
+    ];
+    assert_eq!(world.events(), want.concat());
+}
+
+#[test]
+fn a_late_failure_aborts_all() {
+    let world = World::new();
+    let [old, new] = pair(&world, [Part::UntilTold; 2], AUTO);
+    old.actor.fails_late.set();
+    old.tell();
+    new.tell();
+    world.settle();
+
+    let log = world.log();
+    let end = log.iter().position(|line| line == "old.prepare").unwrap();
+    let want = [
+        lines("old", [".prepare", "aborting"]),
+        lines("new", [".cancel Force", "aborting", ".abort", ".clean"]),
+        lines("new", ["CANCELLED", "concluded", "null"]),
+        lines(
+            "old",
+            [".abort", ".clean", "COMPLETED late", "concluded", "null"],
+        ),
+    ];
+    assert_eq!(log[end..], want.concat());
+}
+
+#[test]
+fn a_member_that_never_started_is_aborted_silently() {
+    let world = World::new();
+    let transaction = world.registry.transaction();
+    let join = |config: &mut job::JobConfig| {
+        config.transaction = Some(transaction.clone());
+        config.dismiss = Trigger::Manual;
+    };
+    let old = world.create_as("old", Part::Fail, join);
+    let new = world.create_as("new", Part::EndWell, join);
+    old.start().unwrap();
+    world.settle();
+
+    let events = world.events();
+    assert!(events.contains(&"new null".to_owned()));
+    assert!(!events.contains(&"new CANCELLED".to_owned()));
+    assert_eq!(events.last().unwrap(), "old concluded");
+    assert!(new.start().is_err());
+}
+
+#[test]
+fn a_cancel_of_a_waiting_member_aborts_all() {
+    let world = World::new();
+    let [old, _new] = pair(&world, [Part::UntilTold; 2], AUTO);
+    old.tell();
+    world.settle();
+    world.log();
+
+    old.cancel(CancelMode::Force).unwrap();
+    world.settle();
+
+    let want = [
+        lines("new", ["aborting", "CANCELLED", "concluded", "null"]),
+        lines("old", ["aborting", "CANCELLED", "concluded", "null"]),
+    ];
+    assert_eq!(world.events(), want.concat());
+}
+
+#[test]
+fn a_transaction_that_ends_takes_no_more_members() {
+    let world = World::new();
+    let transaction = world.registry.transaction();
+    let slow = world.create_as("slow", Part::Fail, |config| {
+        config.transaction = Some(transaction.clone());
+    });
+    slow.actor.slow_abort.set();
+    slow.start().unwrap();
+    world.settle();
+
+    let (mut config, _actor) = world.config("late", Part::EndWell);
+    config.transaction = Some(transaction);
+    let error = world.registry.create(config).unwrap_err();
+    slow.actor.may_abort.set();
+    world.settle();
+
+    assert_eq!(error.to_string(), "the transaction has already ended");
+    assert!(slow.outcome().is_some());
+}
