@@ -5,6 +5,8 @@ use crate::{
     error::{BlockError, ErrorKind},
 };
 
+#[cfg(all(test, loom))]
+mod models;
 #[cfg(test)]
 mod tests;
 

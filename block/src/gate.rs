@@ -20,7 +20,7 @@ use crate::wait::WaitList;
 
 #[cfg(all(test, loom))]
 mod models;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
 const CLOSED_ONCE: u64 = 1 << 32;

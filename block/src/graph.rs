@@ -15,7 +15,7 @@ mod filter;
 pub mod parent;
 pub mod permission;
 mod state;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
 use self::{

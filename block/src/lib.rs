@@ -41,6 +41,7 @@
 #![forbid(unsafe_code)]
 
 pub mod allocation;
+pub mod copy;
 pub mod dirty_bitmap;
 pub mod drain;
 pub mod error;
@@ -48,6 +49,7 @@ mod gate;
 pub mod graph;
 pub mod node;
 pub mod node_driver;
+pub mod nodes;
 mod request;
 mod wait;
 

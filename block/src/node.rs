@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+#[cfg(test)]
+mod tests;
+
 /// One vertex of the graph: a node driver, its entrance and its counters. Cheap to clone; any thread.
 ///
 /// A node is read and written through an edge to it, a [`Child`](crate::graph::Child).

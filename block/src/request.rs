@@ -19,7 +19,7 @@ use crate::{
 pub(crate) mod align;
 #[cfg(all(test, loom))]
 mod models;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
 /// Keeps serialising requests away from all that overlap them.
@@ -84,7 +84,7 @@ impl RangeLock {
     ///
     /// Dropping the future gives the place up.
     pub(crate) async fn serialise(&self, range: ByteRange) -> Passage<'_> {
-        // First the gate, then the ticket: whoever is not counted by the gate is in the list.
+        // Whoever is not counted by the gate by now will be in the list.
         self.unlisted.close();
         let passage = self.list(range, Kind::Serialising);
         self.unlisted.wait_empty().await;

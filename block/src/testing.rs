@@ -7,6 +7,8 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
+pub(crate) mod disk;
+
 #[cfg(loom)]
 use loom::thread;
 #[cfg(not(loom))]

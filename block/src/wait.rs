@@ -55,7 +55,7 @@ impl WaitList {
     }
 
     /// How many tasks wait.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.lock().wakers.len()
     }

@@ -56,7 +56,7 @@ pub(crate) async fn read(
 ) -> Transferred {
     let limits = node.limits();
     for piece in pieces(&limits, outer(&limits, range)) {
-        let bounce = bounce_buffer(cx, &limits, piece);
+        let bounce = bounce_buffer(cx, piece);
         let (bounce, result) = node.driver().read(cx, piece.start(), bounce).await;
         if let Err(error) = result {
             return (buf, Err(error));
@@ -89,7 +89,7 @@ pub(crate) async fn rewrite(
 ) -> Result<(), BlockError> {
     let limits = node.limits();
     for piece in pieces(&limits, outer(&limits, range)) {
-        let mut bounce = bounce_buffer(cx, &limits, piece);
+        let mut bounce = bounce_buffer(cx, piece);
         if !range.contains(piece) {
             let (filled, result) = node.driver().read(cx, piece.start(), bounce).await;
             result?;
@@ -124,13 +124,12 @@ fn pieces(limits: &Limits, range: ByteRange) -> impl Iterator<Item = ByteRange> 
 
 /// Memory for one piece. Waiting for pool memory here could wait for ever: those who hold it may be
 /// our own callers.
-fn bounce_buffer(cx: &AioContext, limits: &Limits, piece: ByteRange) -> IoBuf {
+fn bounce_buffer(cx: &AioContext, piece: ByteRange) -> IoBuf {
     let len = to_usize(piece.len());
-    let align = to_usize(u64::from(limits.request_align_bytes));
     let mut buf = cx
         .buffers()
         .try_acquire(len)
-        .unwrap_or_else(|| IoBuf::heap(len, align));
+        .unwrap_or_else(|| IoBuf::heap(len));
     buf.set_len(len);
     buf
 }
