@@ -1,1 +1,69 @@
-//! One thread's event loop.
+//! One thread's event loop for disk and network I/O: `io_uring`, with epoll and worker threads as fallback.
+//!
+//! # The model in a page
+//!
+//! An [`AioContext`] is one thread's event loop. The thread that makes it is its *home*; the
+//! context never leaves it, and neither do the tasks and requests that run there. What other
+//! threads may hold is a [`Handle`]: it posts callbacks and futures to the home thread and wakes it
+//! if it sleeps, which costs a system call only then.
+//!
+//! One turn of the loop ([`AioContext::poll`]) waits if there is nothing to do, and then runs, in
+//! this order: completions of requests, bottom halves, woken tasks, due timers.
+//!
+//! A *request* (a read, a receive, …) is an `async` method of the context. It owns its buffer
+//! ([`IoBuf`]) and a clone of its descriptor ([`Fd`]) from submission to completion, so dropping its
+//! future is always safe: it abandons the result, never the memory. Buffers come from the context's
+//! bounded [`BufferPool`], on huge pages and registered with the kernel where the system allows it.
+//!
+//! Two backends do the work, chosen by probing when the context is made, or by
+//! `LONGSHORE_AIO=io_uring|epoll`: one ring for everything, or epoll for readiness with worker
+//! threads for the disk. They behave alike; one conformance suite holds both to it.
+//!
+//! ```
+//! use aio::{Config, Fd};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let file = Fd::from(std::fs::File::open("Cargo.toml")?);
+//! let text = aio::run(Config::default(), |cx| async move {
+//!     let buf = cx.buffers().acquire(4096).await;
+//!     let (buf, count) = cx.read(&file, 0, buf).await;
+//!     count.map(|count| buf[..count].to_vec())
+//! })??;
+//! assert!(text.starts_with(b"[package]"));
+//! # Ok(())
+//! # }
+//! ```
+
+mod backend;
+mod bottom_half;
+mod buf;
+mod clock;
+mod context;
+mod error;
+mod fd;
+mod handle;
+mod io;
+mod io_thread;
+mod op;
+mod request;
+pub mod sync;
+pub mod sys;
+mod task;
+mod timer;
+mod wake;
+mod worker_pool;
+mod workers;
+
+pub use backend::{BackendKind, probe_io_uring};
+pub use bottom_half::BottomHalf;
+pub use buf::{Acquire, BUFFER_ALIGN_BYTES, BUFFER_BYTES_MAX, BufferPool, IoBuf};
+pub use clock::{Clock, ManualClock};
+pub use context::{AioContext, Blocking, Config, ContextStats, YieldNow};
+pub use error::AioError;
+pub use fd::Fd;
+pub use handle::{Handle, JoinHandle};
+pub use io::{FallocateMode, Interest};
+pub use io_thread::{IoThread, run};
+pub use op::{HEADER_BYTES_MAX, SendPart};
+pub use task::Task;
+pub use timer::Sleep;

@@ -1,0 +1,275 @@
+//! The system calls that nix does not offer, or only as `unsafe`, each behind a safe function.
+
+// UNSAFETY: raw system calls. Each function owns or borrows what it passes for the whole call.
+#![expect(
+    unsafe_code,
+    reason = "calls the system directly where no safe wrapper exists"
+)]
+
+mod file;
+
+use std::{
+    cell::Cell,
+    fs::File,
+    io::{self, Read, Write},
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use nix::sys::socket::{MsgFlags, SockFlag, accept4};
+
+use crate::op::Message;
+
+pub(crate) use file::offset;
+pub use file::{
+    byte_locked_by_other, free_bytes, is_tmpfs, lock_byte_shared, seek_data, seek_hole,
+};
+
+/// A number that tells the calling thread from every other one of the process, ever.
+pub(crate) fn thread_token() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static TOKEN: Cell<u64> = const { Cell::new(0) };
+    }
+    TOKEN.with(|token| {
+        if token.get() == 0 {
+            token.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        token.get()
+    })
+}
+
+/// Turns -1 into the thread's `errno`.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Takes a descriptor that a completion has just brought.
+///
+/// # Safety
+///
+/// `fd` is open, and nobody else owns it.
+pub(crate) unsafe fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: passed on to the caller.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// An eventfd: a kick that is remembered until it is taken.
+#[derive(Debug)]
+pub(crate) struct EventFd(File);
+
+impl EventFd {
+    /// A blocking eventfd with nothing to take.
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: takes numbers and returns a descriptor.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
+        // SAFETY: just opened, owned by nobody else.
+        Ok(Self(File::from(unsafe { adopt(fd) })))
+    }
+
+    /// Leaves a kick. Any thread; never blocks, since the count never gets near its end.
+    pub(crate) fn signal(&self) {
+        let written = (&self.0).write(&1u64.to_ne_bytes());
+        debug_assert!(written.is_ok(), "writing to our own eventfd: {written:?}");
+    }
+
+    /// Takes the kicks that [`poll`] says are there.
+    pub(crate) fn take(&self) {
+        let mut count = [0; 8];
+        let taken = (&self.0).read(&mut count);
+        debug_assert!(taken.is_ok(), "reading our own eventfd: {taken:?}");
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for EventFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Which of `events` hold for `fd` now.
+pub(crate) fn poll(fd: BorrowedFd<'_>, events: i16) -> io::Result<i16> {
+    let mut entry = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: `entry` is one pollfd, borrowed for the call.
+    check(unsafe { libc::poll(&raw mut entry, 1, 0) })?;
+    Ok(entry.revents)
+}
+
+/// `epoll_pwait2`: waits for at most `timeout`, in nanoseconds, and returns how many events it wrote.
+///
+/// Kernels before 5.11 lack the call and say `ENOSYS`.
+pub(crate) fn epoll_wait(
+    epoll: BorrowedFd<'_>,
+    events: &mut [libc::epoll_event],
+    timeout: Option<u64>,
+) -> io::Result<usize> {
+    let timeout = timeout.map(|ns| libc::timespec {
+        tv_sec: libc::time_t::try_from(ns / 1_000_000_000).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::try_from(ns % 1_000_000_000).expect("less than a second"),
+    });
+    let timeout = timeout
+        .as_ref()
+        .map_or(std::ptr::null(), |timeout| &raw const *timeout);
+    let room = libc::c_int::try_from(events.len()).expect("the array is small");
+    // SAFETY: `events` has room for `room` entries, `timeout` is null or lives in this frame, and no signal mask is given.
+    let count = check(unsafe {
+        libc::epoll_pwait2(
+            epoll.as_raw_fd(),
+            events.as_mut_ptr(),
+            room,
+            timeout,
+            std::ptr::null(),
+        )
+    })?;
+    Ok(usize::try_from(count).expect("a count is not negative"))
+}
+
+/// Accepts a connection, if one is waiting; the caller has made the listener non-blocking.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: just opened, owned by nobody else.
+    Ok(unsafe { adopt(fd) })
+}
+
+/// Makes operations on `fd` wait in the kernel, or come back with `EAGAIN`.
+pub(crate) fn set_blocking(fd: BorrowedFd<'_>, mode: Blocking) -> io::Result<()> {
+    let mut on = libc::c_int::from(mode == Blocking::No);
+    // SAFETY: FIONBIO reads one int, borrowed for the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw mut on) })?;
+    Ok(())
+}
+
+/// What an operation on a descriptor does when it cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocking {
+    /// It waits.
+    Yes,
+    /// It fails with `EAGAIN`.
+    No,
+}
+
+/// Receives what has arrived, without waiting.
+pub(crate) fn recv_now(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::sys::socket::recv(
+        socket.as_raw_fd(),
+        buf,
+        MsgFlags::MSG_DONTWAIT,
+    )?)
+}
+
+/// Sends what the socket takes now of the rest of `message`.
+pub(crate) fn send_now(socket: BorrowedFd<'_>, message: &Message) -> io::Result<usize> {
+    let slices: Vec<_> = message.slices(SLICES_MAX).collect();
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(nix::sys::socket::sendmsg::<()>(
+        socket.as_raw_fd(),
+        &slices,
+        &[],
+        flags,
+        None,
+    )?)
+}
+
+/// Most slices one call takes (`IOV_MAX`).
+pub(crate) const SLICES_MAX: usize = 1024;
+
+/// Waits for a kernel mode that `ioctl` knows by number and a range of two `u64`: `BLKDISCARD`, `BLKZEROOUT`.
+fn block_range_ioctl(
+    device: BorrowedFd<'_>,
+    request: libc::c_ulong,
+    offset_bytes: u64,
+    len_bytes: u64,
+) -> io::Result<()> {
+    let range = [offset_bytes, len_bytes];
+    // SAFETY: these requests read two u64, borrowed for the call.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), request, range.as_ptr()) })?;
+    Ok(())
+}
+
+/// Discards a range of a block device. Blocks the calling thread.
+///
+/// # Errors
+///
+/// The system's, `EOPNOTSUPP` among them where the device cannot discard.
+pub fn discard_device(device: BorrowedFd<'_>, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {
+    block_range_ioctl(device, 0x1277, offset_bytes, len_bytes)
+}
+
+/// Makes a range of a block device read as zeroes. Blocks the calling thread.
+///
+/// # Errors
+///
+/// The system's.
+pub fn zero_device(device: BorrowedFd<'_>, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {
+    block_range_ioctl(device, 0x127f, offset_bytes, len_bytes)
+}
+
+/// Length of a block device in bytes.
+///
+/// # Errors
+///
+/// The system's.
+pub fn device_len(device: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut len_bytes = 0u64;
+    // SAFETY: BLKGETSIZE64 writes one u64, borrowed for the call.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), 0x8008_1272, &raw mut len_bytes) })?;
+    Ok(len_bytes)
+}
+
+/// What `O_DIRECT` asks of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectAlignment {
+    /// Alignment of buffers in memory, in bytes.
+    pub memory_bytes: u32,
+    /// Alignment of offsets and lengths in the file, in bytes.
+    pub offset_bytes: u32,
+}
+
+/// The alignment that direct I/O on `file` needs; `None` where the kernel does not say, or has no direct I/O for it.
+///
+/// # Errors
+///
+/// The system's.
+pub fn direct_alignment(file: BorrowedFd<'_>) -> io::Result<Option<DirectAlignment>> {
+    let mut stat = MaybeUninit::<libc::statx>::zeroed();
+    let path = c"".as_ptr();
+    // SAFETY: the path is a string constant, and `stat` has room for one statx.
+    check(unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            path,
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            stat.as_mut_ptr(),
+        )
+    })?;
+    // SAFETY: all-zero bytes are a valid statx, and the call has filled it.
+    let stat = unsafe { stat.assume_init() };
+    let told = stat.stx_mask & libc::STATX_DIOALIGN != 0 && stat.stx_dio_offset_align != 0;
+    let alignment = DirectAlignment {
+        memory_bytes: stat.stx_dio_mem_align,
+        offset_bytes: stat.stx_dio_offset_align,
+    };
+    Ok(told.then_some(alignment))
+}
+
+/// Whether `fd` is a regular file or a directory, which have no readiness to wait for.
+pub(crate) fn is_regular(fd: &crate::fd::Fd) -> io::Result<bool> {
+    let kind = nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT;
+    Ok(kind == libc::S_IFREG || kind == libc::S_IFDIR)
+}
