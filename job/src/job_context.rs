@@ -66,12 +66,12 @@ impl JobContext {
     }
 
     /// Stays here while anybody wants the job to pause; returns at once if nobody does, or if the
-    /// job is cancelled by force.
+    /// job is cancelled by force. A pause that comes while one ends is for the next pause point.
     ///
     /// The job driver's `pause` hook ends all requests first, so a job that is seen as paused has
     /// none in flight.
     pub async fn pause_point(&self) {
-        while self.look(|record| record.wants_pause()) {
+        if self.look(|record| record.wants_pause()) {
             let driver = &self.job.cell.driver;
             driver.pause().await;
             if self.enter_pause() {

@@ -150,7 +150,9 @@ impl JobRegistry {
     /// Calls `subscriber` with every event from now on, in order, on the main context.
     ///
     /// It runs without any lock and may use jobs and the registry; what it does to them is told
-    /// after the event at hand. Dropping the subscription ends it.
+    /// after the event at hand. It runs inside whatever call on the main context touched a job, so
+    /// it should leave what it hears for later rather than act on the rest of the world at once.
+    /// Dropping the subscription ends it.
     pub fn subscribe(
         &self,
         subscriber: impl Fn(&JobEvent) + Send + Sync + 'static,

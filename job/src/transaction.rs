@@ -257,14 +257,14 @@ impl State {
         Some(Step::Finalize(group))
     }
 
-    /// Notes what a prepare returned; names the culprit if the transaction must abort now.
+    /// Notes what a prepare returned; names the culprit if the transaction must abort.
     fn prepared(&mut self, key: Key, prepared: Result<(), JobError>) -> Option<Key> {
         let record = self.record(key);
-        let group = record.transaction;
-        if prepared.is_ok() {
-            return self.abort_if_cancelled(group);
-        }
         record.result = prepared;
+        if record.result.is_ok() {
+            return None;
+        }
+        let group = record.transaction;
         self.fold_result(key);
         self.group(group).phase = Phase::Aborting;
         Some(key)
@@ -272,19 +272,14 @@ impl State {
 
     /// Passes the point of no return, unless a cancel came first: then names the culprit.
     fn start_commit(&mut self, group: Key) -> Option<Key> {
-        let culprit = self.abort_if_cancelled(group);
-        if culprit.is_none() {
-            self.group(group).phase = Phase::Committing;
-        }
-        culprit
-    }
-
-    fn abort_if_cancelled(&mut self, group: Key) -> Option<Key> {
         let members = self.group(group).members.clone();
         let is_cancelled = |&key: &Key| self.record(key).is_force_cancelled();
-        let culprit = members.into_iter().find(is_cancelled)?;
-        self.group(group).phase = Phase::Aborting;
-        Some(culprit)
+        let culprit = members.into_iter().find(is_cancelled);
+        self.group(group).phase = match culprit {
+            Some(_) => Phase::Aborting,
+            None => Phase::Committing,
+        };
+        culprit
     }
 
     /// Makes a cancel part of the result, and a bad result visible in the status.

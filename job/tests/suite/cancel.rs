@@ -136,6 +136,19 @@ fn a_created_job_ends_without_an_end_event_and_is_forgotten() {
 }
 
 #[test]
+fn a_created_job_has_nothing_that_a_soft_cancel_could_finish() {
+    let world = World::new();
+    let job = world.create("a", Part::EndWell);
+    job.actor.stays_soft.set();
+
+    job.cancel(CancelMode::Soft).unwrap();
+    world.settle();
+
+    let want = ["created", "aborting", "concluded", "null"];
+    assert_eq!(world.events(), lines("a", want));
+}
+
+#[test]
 fn a_job_cancelled_before_its_first_step_does_not_run() {
     let world = World::new();
     let job = world.start("a", Part::EndWell);

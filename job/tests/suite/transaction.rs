@@ -177,6 +177,49 @@ fn a_cancel_of_a_waiting_member_aborts_all() {
 }
 
 #[test]
+fn a_cancel_of_one_during_the_prepare_of_another_aborts_all() {
+    let world = World::new();
+    let [old, new] = pair(&world, [Part::UntilTold; 2], AUTO);
+    old.actor.slow_prepare.set();
+    old.tell();
+    new.tell();
+    world.settle();
+    world.log();
+
+    new.cancel(CancelMode::Force).unwrap();
+    old.actor.may_prepare.set();
+    world.settle();
+
+    let want = [
+        lines("new", [".cancel Force"]),
+        lines("old", [".cancel Force"]),
+        lines(
+            "new",
+            [
+                "aborting",
+                ".abort",
+                ".clean",
+                "CANCELLED",
+                "concluded",
+                "null",
+            ],
+        ),
+        lines(
+            "old",
+            [
+                "aborting",
+                ".abort",
+                ".clean",
+                "CANCELLED",
+                "concluded",
+                "null",
+            ],
+        ),
+    ];
+    assert_eq!(world.log(), want.concat());
+}
+
+#[test]
 fn a_transaction_that_ends_takes_no_more_members() {
     let world = World::new();
     let transaction = world.registry.transaction();

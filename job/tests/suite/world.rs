@@ -68,6 +68,8 @@ pub(crate) struct Actor {
     /// The body may end.
     told: Flag,
     is_ready: Flag,
+    /// Takes every soft cancel as soft.
+    pub(crate) stays_soft: Flag,
     /// Makes `prepare` fail.
     pub(crate) fails_late: Flag,
     /// Keeps `prepare` from returning until it is set, if `slow_prepare` is.
@@ -80,27 +82,18 @@ pub(crate) struct Actor {
 
 impl Actor {
     pub(crate) fn new(name: &str, part: Part, log: Log) -> Self {
-        let name = name.to_owned();
-        let [
-            told,
-            is_ready,
-            fails_late,
-            may_prepare,
-            slow_prepare,
-            may_abort,
-            slow_abort,
-        ] = Default::default();
         Self {
-            name,
+            name: name.to_owned(),
             part,
             log,
-            told,
-            is_ready,
-            fails_late,
-            may_prepare,
-            slow_prepare,
-            may_abort,
-            slow_abort,
+            told: Flag::default(),
+            is_ready: Flag::default(),
+            stays_soft: Flag::default(),
+            fails_late: Flag::default(),
+            may_prepare: Flag::default(),
+            slow_prepare: Flag::default(),
+            may_abort: Flag::default(),
+            slow_abort: Flag::default(),
         }
     }
 
@@ -173,7 +166,7 @@ impl JobDriver for Actor {
 
     fn cancel(&self, mode: CancelMode) -> CancelMode {
         self.note(&format!("cancel {mode:?}"));
-        match self.is_ready.is_set() {
+        match self.is_ready.is_set() || self.stays_soft.is_set() {
             true => mode,
             false => CancelMode::Force,
         }
