@@ -117,6 +117,8 @@ impl Ci<'_> {
             command
                 .env("RUSTFLAGS", "--cfg loom")
                 .env("CARGO_TARGET_DIR", target_dir);
+            // A mutant panics, and the traces of its many threads take minutes to print.
+            command.env("RUST_BACKTRACE", "0");
             let summary = test::run_cargo(&mut command)?;
             ensure!(summary.failed() == 0, "models of `{package}` failed");
             ensure!(

@@ -6,6 +6,7 @@ mod dependencies;
 mod docs;
 mod ladder;
 mod limits;
+mod locks;
 mod markdown;
 mod orphans;
 mod text;
@@ -20,12 +21,13 @@ use anyhow::{Context, Result, ensure};
 use crate::workspace::Workspace;
 use tree::{Finding, Tree};
 
-const CHECKS: [fn(&Tree) -> Vec<Finding>; 8] = [
+const CHECKS: [fn(&Tree) -> Vec<Finding>; 9] = [
     banned::check,
     dependencies::check,
     docs::check,
     ladder::check,
     limits::check,
+    locks::check,
     orphans::check,
     text::check,
     unsafe_map::check,
