@@ -186,7 +186,7 @@ fn takes_direct_reads(file: &File, align_bytes: u32) -> bool {
     let Ok(len) = usize::try_from(align_bytes) else {
         return false;
     };
-    let mut probe = IoBuf::heap(len, len);
+    let mut probe = IoBuf::heap(len);
     match file.read_at(&mut probe, 0) {
         Ok(_) => true,
         Err(error) => !refuses_direct(&error),

@@ -1,0 +1,17 @@
+//! The node drivers, one file each.
+
+pub mod copy_before_write;
+pub mod fault;
+pub mod file;
+pub mod memory;
+pub mod null;
+pub mod raw;
+
+pub use copy_before_write::{
+    AddedLatency, CbwHandle, CbwOptions, CopyBeforeWriteNode, OnCbwError, SnapshotState,
+};
+pub use fault::{FaultAction, FaultControl, FaultNode, FaultOp, FaultRule, HeldRequest};
+pub use file::{FileIdentity, FileNode, FileOptions, OnOffAuto, Sharing};
+pub use memory::{MemoryNode, MemoryOptions};
+pub use null::{NullNode, NullOptions};
+pub use raw::{RawNode, RawOptions};

@@ -1,0 +1,335 @@
+//! `copy-before-write`: a filter that saves old data to a target before a guest write changes it.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+};
+
+use aio::{AioContext, IoBuf};
+
+use crate::{
+    allocation::{ByteRange, Extent},
+    copy::{BlockCopy, CopyError, CopyOptions},
+    error::BlockError,
+    graph::{
+        Graph,
+        child::ChildRole,
+        permission::{Permission, Permissions},
+    },
+    node::Node,
+    node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred},
+};
+
+/// What gives way when old data cannot be saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCbwError {
+    /// The guest write fails with the error, and the snapshot stays whole.
+    #[default]
+    BreakGuestWrite,
+    /// The guest write goes on, and the snapshot is broken for good.
+    BreakSnapshot,
+}
+
+/// How a [`CopyBeforeWriteNode`] behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CbwOptions {
+    /// How to copy.
+    pub copy: CopyOptions,
+    /// What gives way when old data cannot be saved.
+    pub on_cbw_error: OnCbwError,
+    /// Longest time in nanoseconds that a guest write waits for its old data to be saved; `None` for no limit.
+    pub timeout_ns: Option<u64>,
+}
+
+/// Whether the point-in-time copy can still be trusted. Any thread.
+///
+/// Whoever copies in the background must look at it *after* its last read, and must then fail if the
+/// snapshot is broken: what it read later than that may be new data.
+#[derive(Debug, Default)]
+pub struct SnapshotState {
+    failure: OnceLock<BlockError>,
+}
+
+impl SnapshotState {
+    /// Why the snapshot is broken; `None` while it is whole.
+    #[must_use]
+    pub fn failure(&self) -> Option<&BlockError> {
+        self.failure.get()
+    }
+
+    /// The first failure is kept for good.
+    fn break_with(&self, error: BlockError) {
+        // An error that is not the first adds nothing.
+        let _ = self.failure.set(error);
+    }
+}
+
+/// How long guest writes waited for their old data to be saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddedLatency {
+    /// Guest requests that had to wait at all.
+    pub requests: u64,
+    /// Time they waited, all together, in nanoseconds.
+    pub total_ns: u64,
+    /// Longest time one of them waited, in nanoseconds.
+    pub max_ns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Latency {
+    requests: AtomicU64,
+    total_ns: AtomicU64,
+    max_ns: AtomicU64,
+}
+
+/// What the users of a filter hold on to: the copy, its state, its cost. Cheap to clone; any thread.
+///
+/// The copy holds the filter's edges to source and target: drop every handle when the filter goes.
+#[derive(Clone, Debug)]
+pub struct CbwHandle {
+    copy: Arc<BlockCopy>,
+    snapshot: Arc<SnapshotState>,
+    latency: Arc<Latency>,
+}
+
+impl CbwHandle {
+    /// The copy that the filter and a background job share.
+    #[must_use]
+    pub fn block_copy(&self) -> &Arc<BlockCopy> {
+        &self.copy
+    }
+
+    /// Whether the copy can still be trusted.
+    #[must_use]
+    pub fn snapshot(&self) -> &Arc<SnapshotState> {
+        &self.snapshot
+    }
+
+    /// What the filter has cost guest requests so far.
+    #[must_use]
+    pub fn added_latency(&self) -> AddedLatency {
+        AddedLatency {
+            requests: self.latency.requests.load(Ordering::Relaxed),
+            total_ns: self.latency.total_ns.load(Ordering::Relaxed),
+            max_ns: self.latency.max_ns.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A filter over the source of a [`BlockCopy`]: guest writes, zeroes and discards wait until the old
+/// data of every cluster they touch is copied. All else passes through.
+///
+/// Dropping a guest request's future gives back what it was saving; the request itself has not
+/// reached the source then. With a time limit, saving goes on in the background after it ran
+/// out, and keeps the copy and its edges alive.
+#[derive(Debug)]
+pub struct CopyBeforeWriteNode {
+    shared: CbwHandle,
+    options: CbwOptions,
+}
+
+impl CopyBeforeWriteNode {
+    /// A filter over the source of `copy`; whole clusters of old data go to its target.
+    #[must_use]
+    pub fn new(copy: Arc<BlockCopy>, options: CbwOptions) -> Self {
+        let shared = CbwHandle {
+            copy,
+            snapshot: Arc::default(),
+            latency: Arc::default(),
+        };
+        Self { shared, options }
+    }
+
+    /// Adds a filter node over `source` that saves to `target`, ready for [`Graph::insert_filter`].
+    ///
+    /// Its edges count while the filter is used. Nobody may then write the source past the
+    /// filter, or resize either node; a job that copies in the background therefore attaches itself
+    /// to the filter.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockCopy::new`] and [`Graph::build_node`]; [`NotFound`](crate::ErrorKind::NotFound) when
+    /// a node is not in this graph.
+    pub fn add_to(
+        graph: &Graph,
+        name: Option<&str>,
+        (source, target): (&Node, &Node),
+        options: CbwOptions,
+    ) -> Result<(Node, CbwHandle), BlockError> {
+        let builder = graph.build_node(name)?;
+        let reads = Permissions::uses(&[Permission::ConsistentRead])
+            .unsharing(&[Permission::Write, Permission::Resize]);
+        let writes = Permissions::uses(&[Permission::Write]).unsharing(&[Permission::Resize]);
+        let source = builder.attach(source, "file", ChildRole::Filtered, reads)?;
+        let target = builder.attach(target, "target", ChildRole::Data, writes)?;
+        let copy = BlockCopy::new(source, target, options.copy)?;
+        let filter = Self::new(Arc::new(copy), options);
+        let handle = filter.handle();
+        Ok((builder.finish(filter), handle))
+    }
+
+    /// The copy, its state and its cost.
+    #[must_use]
+    pub fn handle(&self) -> CbwHandle {
+        self.shared.clone()
+    }
+
+    /// Returns once the guest may change `range`, or why it may not.
+    async fn save(&self, cx: &AioContext, range: ByteRange) -> Result<(), BlockError> {
+        if self.shared.snapshot.failure().is_some() || !self.shared.copy.needs_copy(range) {
+            return Ok(());
+        }
+        let started_ns = cx.now_ns();
+        let result = match self.options.timeout_ns {
+            None => self
+                .shared
+                .copy
+                .ensure_copied(cx, range)
+                .await
+                .map_err(CopyError::into_error),
+            Some(timeout_ns) => self.save_within(cx, range, timeout_ns).await,
+        };
+        self.shared
+            .latency
+            .note(cx.now_ns().saturating_sub(started_ns));
+        match (result, self.options.on_cbw_error) {
+            (Err(error), OnCbwError::BreakSnapshot) => {
+                self.shared.snapshot.break_with(error);
+                Ok(())
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn save_within(
+        &self,
+        cx: &AioContext,
+        range: ByteRange,
+        timeout_ns: u64,
+    ) -> Result<(), BlockError> {
+        let (copy, home) = (self.shared.copy.clone(), cx.clone());
+        let saving = cx.spawn(async move {
+            let result = copy.ensure_copied(&home, range).await;
+            result.map_err(CopyError::into_error)
+        });
+        first_of(saving, cx.sleep_ns(timeout_ns))
+            .await
+            .unwrap_or_else(|| {
+                let source = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+                let text = "the old data was not saved within the time limit";
+                Err(BlockError::io(text, source).at(range))
+            })
+    }
+}
+
+impl Latency {
+    fn note(&self, ns: u64) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.total_ns.fetch_add(ns, Ordering::Relaxed);
+        self.max_ns.fetch_max(ns, Ordering::Relaxed);
+    }
+}
+
+/// The result of `work`, or `None` when `limit` ends first; `work` is dropped then.
+async fn first_of<T>(work: impl Future<Output = T>, limit: impl Future<Output = ()>) -> Option<T> {
+    let (mut work, mut limit) = (pin!(work), pin!(limit));
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        limit.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}
+
+impl NodeDriver for CopyBeforeWriteNode {
+    fn driver_name(&self) -> &'static str {
+        "copy-before-write"
+    }
+
+    fn limits(&self) -> Limits {
+        self.shared.copy.source().limits()
+    }
+
+    fn read<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        offset_bytes: u64,
+        buf: IoBuf,
+    ) -> RequestFuture<'a, Transferred> {
+        Box::pin(self.shared.copy.source().read(cx, offset_bytes, buf))
+    }
+
+    fn write<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        offset_bytes: u64,
+        buf: IoBuf,
+        flags: RequestFlags,
+    ) -> RequestFuture<'a, Transferred> {
+        Box::pin(async move {
+            let len = u64::try_from(buf.len()).unwrap_or(u64::MAX);
+            let range = ByteRange::between(offset_bytes, offset_bytes.saturating_add(len));
+            if !flags.unchanged
+                && let Err(error) = self.save(cx, range).await
+            {
+                return (buf, Err(error));
+            }
+            self.shared
+                .copy
+                .source()
+                .write(cx, offset_bytes, buf, flags)
+                .await
+        })
+    }
+
+    fn write_zeroes<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        range: ByteRange,
+        flags: RequestFlags,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        Box::pin(async move {
+            if !flags.unchanged {
+                self.save(cx, range).await?;
+            }
+            self.shared
+                .copy
+                .source()
+                .write_zeroes(cx, range, flags)
+                .await
+        })
+    }
+
+    fn discard<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        range: ByteRange,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        Box::pin(async move {
+            self.save(cx, range).await?;
+            self.shared.copy.source().discard(cx, range).await
+        })
+    }
+
+    fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
+        Box::pin(self.shared.copy.source().flush(cx))
+    }
+
+    fn extent<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        range: ByteRange,
+    ) -> RequestFuture<'a, Result<Extent, BlockError>> {
+        Box::pin(self.shared.copy.source().extent(cx, range))
+    }
+}
+
+#[cfg(test)]
+mod tests;
