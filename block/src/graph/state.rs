@@ -220,15 +220,17 @@ impl State {
 
     /// Carries a move out. The node that the edges leave is drained, and nothing has changed since the plan.
     pub(super) fn commit(&mut self, change: &Move) {
+        // Permissions come first: an edge is followed the moment it moves, and the filter must be
+        // allowed to do by then what its new users do. What is taken away here only the drained node needed.
+        self.apply(&change.effective);
+        for entry in self.nodes.values_mut() {
+            entry.is_pinned = change.pinned.contains(&entry.node.id());
+        }
         for key in &change.edges {
             if let Some(entry) = self.edges.get(key) {
                 entry.edge.point_at(&change.to);
             }
         }
-        for entry in self.nodes.values_mut() {
-            entry.is_pinned = change.pinned.contains(&entry.node.id());
-        }
-        self.apply(&change.effective);
         self.update_notices(&change.edges);
     }
 
