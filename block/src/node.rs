@@ -27,7 +27,7 @@ mod tests;
 
 /// One vertex of the graph: a node driver, its entrance and its counters. Cheap to clone; any thread.
 ///
-/// A node is read and written through an edge to it, a [`Child`](crate::graph::Child).
+/// A node is read and written through an edge to it, a [`Child`](crate::Child).
 #[derive(Clone)]
 pub struct Node {
     pub(crate) inner: Arc<Inner>,

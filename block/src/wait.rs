@@ -65,6 +65,13 @@ impl WaitList {
     }
 }
 
+impl Waiting {
+    fn take(&mut self, key: u64) -> Option<Waker> {
+        let index = self.wakers.iter().position(|(other, _)| *other == key)?;
+        Some(self.wakers.remove(index).1)
+    }
+}
+
 /// See [`WaitList::until`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
@@ -79,10 +86,9 @@ impl<F: FnMut() -> bool + Unpin> Future for Until<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        // Wakers are dropped unlocked, since the last one of a task drops what the task holds.
+        let _old = this.key.take().and_then(|key| this.list.lock().take(key));
         let mut waiting = this.list.lock();
-        if let Some(key) = this.key.take() {
-            waiting.wakers.retain(|(other, _)| *other != key);
-        }
         if (this.holds)() {
             return Poll::Ready(());
         }
@@ -96,8 +102,6 @@ impl<F: FnMut() -> bool + Unpin> Future for Until<'_, F> {
 
 impl<F> Drop for Until<'_, F> {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.list.lock().wakers.retain(|(other, _)| *other != key);
-        }
+        let _old = self.key.and_then(|key| self.list.lock().take(key));
     }
 }
