@@ -14,7 +14,10 @@
 //! source waits until it is copied ([`BlockCopy::ensure_copied`]). So each cluster is read at a time
 //! when nobody has changed it since the copy began.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use aio::{AioContext, IoBuf};
 
@@ -68,7 +71,7 @@ pub struct BlockCopy {
     len_bytes: u64,
     /// Most bytes of one read and write.
     piece_bytes: u64,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     counters: Counters,
     done_bytes: AtomicU64,
 }
@@ -106,7 +109,7 @@ impl BlockCopy {
             options,
             len_bytes: from.len_bytes,
             piece_bytes: piece_bytes.max(u64::from(align)),
-            ledger,
+            ledger: Arc::new(ledger),
             counters: Counters::default(),
             done_bytes: AtomicU64::new(0),
         })
@@ -159,7 +162,7 @@ impl BlockCopy {
     /// The area starts and ends between clusters, and has at most `max_len_bytes` bytes but at least
     /// one cluster; [`BlockCopy::copy`] may give part of it back. Until then nobody can change these
     /// bytes of the source.
-    pub fn claim(&self, limit: ByteRange, max_len_bytes: u64) -> Option<Claim<'_>> {
+    pub fn claim(&self, limit: ByteRange, max_len_bytes: u64) -> Option<Claim> {
         self.ledger.claim(limit, max_len_bytes)
     }
 
@@ -174,7 +177,7 @@ impl BlockCopy {
     /// # Errors
     ///
     /// The node's error, and on which side it happened.
-    pub async fn copy(&self, cx: &AioContext, mut claim: Claim<'_>) -> Result<Outcome, CopyError> {
+    pub async fn copy(&self, cx: &AioContext, mut claim: Claim) -> Result<Outcome, CopyError> {
         let status = self.narrow(cx, &mut claim).await;
         let range = claim.range();
         let mut tally = Tally::default();
@@ -193,7 +196,7 @@ impl BlockCopy {
     }
 
     /// Finds out what the claim begins with, and gives back what goes beyond it.
-    async fn narrow(&self, cx: &AioContext, claim: &mut Claim<'_>) -> Found {
+    async fn narrow(&self, cx: &AioContext, claim: &mut Claim) -> Found {
         let range = claim.range();
         let cluster = self.cluster_bytes();
         let one_cluster = (Found::Data, cluster);
@@ -209,7 +212,8 @@ impl BlockCopy {
             }
             Ok(extent) => {
                 let whole = extent.len_bytes.div_ceil(cluster).saturating_mul(cluster);
-                (Found::Data, whole.clamp(cluster, self.chunk_bytes()))
+                let most = claim.data_bytes_max().min(self.chunk_bytes()) / cluster * cluster;
+                (Found::Data, whole.clamp(cluster, most.max(cluster)))
             }
             // The extents are advice. If the bytes cannot be read either, reading them will tell.
             Err(_) => one_cluster,

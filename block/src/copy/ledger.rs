@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -35,11 +35,11 @@ struct InFlight {
 }
 
 /// What someone who needs a range copied has to do next.
-pub(super) enum Step<'a> {
+pub(super) enum Step {
     /// Copy this.
-    Copy(Claim<'a>),
+    Copy(Claim),
     /// Wait for somebody else, and ask again.
-    Wait(Landed<'a>),
+    Wait(Landed),
     /// Nothing: all of it is copied.
     Done,
 }
@@ -71,13 +71,13 @@ impl Ledger {
     }
 
     /// Moves the first area to copy in `limit` to "in flight".
-    pub(super) fn claim(&self, limit: ByteRange, max_len_bytes: u64) -> Option<Claim<'_>> {
+    pub(super) fn claim(self: &Arc<Self>, limit: ByteRange, max_len_bytes: u64) -> Option<Claim> {
         let limit = self.whole_clusters(limit);
         self.claim_in(&mut self.lock(), limit, max_len_bytes)
     }
 
     /// Both questions under one lock: what is neither to copy nor in flight is copied.
-    pub(super) fn next_step(&self, range: ByteRange) -> Step<'_> {
+    pub(super) fn next_step(self: &Arc<Self>, range: ByteRange) -> Step {
         let range = self.whole_clusters(range);
         let mut state = self.lock();
         if let Some(claim) = self.claim_in(&mut state, range, range.len()) {
@@ -85,7 +85,7 @@ impl Ledger {
         }
         match state.overlapping(range) {
             Some(id) => Step::Wait(Landed {
-                ledger: self,
+                ledger: self.clone(),
                 id,
                 range,
             }),
@@ -105,11 +105,11 @@ impl Ledger {
     }
 
     fn claim_in(
-        &self,
+        self: &Arc<Self>,
         state: &mut State,
         limit: ByteRange,
         max_len_bytes: u64,
-    ) -> Option<Claim<'_>> {
+    ) -> Option<Claim> {
         let clusters = (max_len_bytes / self.cluster_bytes).max(1);
         let range = state.take_first(limit, clusters * self.cluster_bytes)?;
         let id = state.next_id;
@@ -117,9 +117,10 @@ impl Ledger {
         let waiters = Vec::new();
         state.in_flight.push(InFlight { id, range, waiters });
         Some(Claim {
-            ledger: self,
+            ledger: self.clone(),
             id,
             range,
+            data_bytes_max: u64::MAX,
             is_copied: false,
         })
     }
@@ -185,18 +186,32 @@ impl State {
 /// An area that its holder alone may copy. Dropping it gives the area back, to be copied again.
 #[derive(Debug)]
 #[must_use = "a dropped claim is given back"]
-pub struct Claim<'a> {
-    ledger: &'a Ledger,
+pub struct Claim {
+    ledger: Arc<Ledger>,
     id: u64,
     range: ByteRange,
+    data_bytes_max: u64,
     is_copied: bool,
 }
 
-impl Claim<'_> {
+impl Claim {
     /// What is claimed; never empty.
     #[must_use]
     pub fn range(&self) -> ByteRange {
         self.range
+    }
+
+    /// The same claim, of which at most `bytes` (but at least one cluster) are copied if they turn out to be data.
+    ///
+    /// So a claim may be large for the sake of zeroes, which cost nothing, and yet move data in small pieces.
+    pub fn with_data_max(mut self, bytes: u64) -> Self {
+        self.data_bytes_max = bytes;
+        self
+    }
+
+    /// Most bytes to copy if they are data.
+    pub(super) fn data_bytes_max(&self) -> u64 {
+        self.data_bytes_max
     }
 
     /// Gives back all but the first `len_bytes` bytes, a number of whole clusters.
@@ -227,7 +242,7 @@ impl Claim<'_> {
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for Claim {
     fn drop(&mut self) {
         let mut state = self.ledger.lock();
         if !self.is_copied {
@@ -246,13 +261,13 @@ fn wake_all(waiters: Vec<Waker>) {
 }
 
 /// Waits until something in flight has ended or no longer touches a range.
-pub(super) struct Landed<'a> {
-    ledger: &'a Ledger,
+pub(super) struct Landed {
+    ledger: Arc<Ledger>,
     id: u64,
     range: ByteRange,
 }
 
-impl Future for Landed<'_> {
+impl Future for Landed {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

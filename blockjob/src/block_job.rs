@@ -1,0 +1,210 @@
+//! What a block job holds: nodes, a speed limit, an I/O status; and what a drain asks of it.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use aio::Handle;
+use block::{
+    Attachment, BlockError, Blocker, Child, ChildRole, DrainWaker, Graph, Node, Operation, Parent,
+    Permissions,
+};
+use job::{Job, PauseHold};
+
+use crate::{
+    on_error::{ErrorAction, ErrorSide, IoStatus, OnError},
+    rate_limit::RateLimit,
+};
+
+/// The block side of one job. Cheap to clone; any thread.
+///
+/// A job driver makes it before the job, attaches its nodes, and calls [`BlockJob::bind`] once the
+/// job exists. While a node it holds is drained, the job is paused and its pause waited for.
+#[derive(Clone)]
+pub struct BlockJob {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: String,
+    kind: &'static str,
+    graph: Graph,
+    context: Handle,
+    waker: DrainWaker,
+    job: OnceLock<Job>,
+    state: Mutex<State>,
+}
+
+struct State {
+    limit: RateLimit,
+    io_status: IoStatus,
+    /// One for each drained section that waits for us or holds us.
+    holds: Vec<PauseHold>,
+    blockers: Vec<Blocker>,
+}
+
+impl BlockJob {
+    /// A block job that holds nothing yet; its body will run on `context`.
+    #[must_use]
+    pub fn new(id: &str, kind: &'static str, graph: &Graph, context: &Handle) -> Self {
+        let state = State {
+            limit: RateLimit::new(0),
+            io_status: IoStatus::Ok,
+            holds: Vec::new(),
+            blockers: Vec::new(),
+        };
+        let shared = Shared {
+            id: id.to_owned(),
+            kind,
+            graph: graph.clone(),
+            context: context.clone(),
+            waker: graph.drain_waker(),
+            job: OnceLock::new(),
+            state: Mutex::new(state),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Ties the job to what it holds. Called once, before the job starts.
+    pub fn bind(&self, job: &Job) {
+        let bound = self.shared.job.set(job.clone());
+        debug_assert!(bound.is_ok(), "a block job belongs to one job");
+    }
+
+    /// Attaches the job to `node`; the edge is the caller's to keep and to drop.
+    ///
+    /// `name` is what the edge is to the job: `source`, `target`.
+    ///
+    /// # Errors
+    ///
+    /// - [`PermissionConflict`](block::ErrorKind::PermissionConflict): another user does not allow what the job does.
+    /// - [`NotFound`](block::ErrorKind::NotFound): the node is not in the graph.
+    pub fn attach(
+        &self,
+        node: &Node,
+        name: &str,
+        permissions: Permissions,
+    ) -> Result<Child, BlockError> {
+        let parent: Arc<dyn Parent> = self.shared.clone();
+        let attachment = Attachment::of(&parent, ChildRole::Data, permissions).named(name);
+        self.shared.graph.attach(node, attachment)
+    }
+
+    /// Forbids operations on a node but those in `except`, until [`release`](Self::release).
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](block::ErrorKind::NotFound): the node is not in the graph.
+    pub fn block_operations(&self, node: &Node, except: &[Operation]) -> Result<(), BlockError> {
+        let reason = format!("block device is in use by block job: {}", self.shared.kind);
+        let blocker = self.shared.graph.block_operations(node, &reason, except)?;
+        self.lock().blockers.push(blocker);
+        Ok(())
+    }
+
+    /// Lets go of the operation blockers; the edges are their holders' to drop.
+    pub fn release(&self) {
+        let blockers = std::mem::take(&mut self.lock().blockers);
+        drop(blockers);
+    }
+
+    /// The speed limit in bytes per second; zero is none.
+    #[must_use]
+    pub fn speed_bytes_per_s(&self) -> u64 {
+        self.lock().limit.speed_bytes_per_s()
+    }
+
+    /// Sets the speed limit in bytes per second; zero is none. It counts at once.
+    pub fn set_speed(&self, speed_bytes_per_s: u64) {
+        let wake = self.lock().limit.set_speed(speed_bytes_per_s);
+        if let (true, Some(job)) = (wake, self.shared.job.get()) {
+            job.wake();
+        }
+    }
+
+    /// Counts `len_bytes` as moved at `now_ns`. The next request waits for [`delay_ns`](Self::delay_ns).
+    pub fn account(&self, len_bytes: u64, now_ns: u64) {
+        self.lock().limit.account(len_bytes, now_ns);
+    }
+
+    /// How long the next request must wait for the speed limit, in nanoseconds.
+    #[must_use]
+    pub fn delay_ns(&self, now_ns: u64) -> u64 {
+        self.lock().limit.delay_ns(now_ns)
+    }
+
+    /// Decides about an error, tells subscribers, and pauses the job if that is the decision.
+    pub fn decide(&self, policy: OnError, side: ErrorSide, error: &BlockError) -> ErrorAction {
+        let errno = error.errno().unwrap_or(libc::EIO);
+        let action = policy.action(errno);
+        self.lock().io_status.note(errno, action);
+        if let Some(job) = self.shared.job.get() {
+            job.report_error(side.as_str(), action.as_str());
+            if action == ErrorAction::Stop {
+                job.stop_on_error();
+            }
+        }
+        action
+    }
+
+    /// Why the job stands still because of an error, if it does.
+    #[must_use]
+    pub fn io_status(&self) -> IoStatus {
+        self.lock().io_status
+    }
+
+    /// The user resumes the job: its I/O status is well again.
+    pub fn user_resume(&self) {
+        self.lock().io_status.reset();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.lock()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Parent for Shared {
+    fn name(&self) -> String {
+        format!("block job '{}'", self.id)
+    }
+
+    fn drained_begin(&self) {
+        let Some(job) = self.job.get() else { return };
+        let hold = job.hold_paused();
+        self.lock().holds.push(hold);
+        // The drained section asks again when the job stands still.
+        let (job, waker) = (job.clone(), self.waker.clone());
+        drop(self.context.spawn(move |_| async move {
+            job.quiesced().await;
+            waker.kick();
+        }));
+    }
+
+    fn drained_poll(&self) -> bool {
+        self.job.get().is_some_and(|job| !job.is_quiescent())
+    }
+
+    fn drained_end(&self) {
+        let hold = self.lock().holds.pop();
+        drop(hold);
+    }
+}
+
+impl fmt::Debug for BlockJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shared = &self.shared;
+        f.debug_struct("BlockJob")
+            .field("id", &shared.id)
+            .field("kind", &shared.kind)
+            .finish_non_exhaustive()
+    }
+}
