@@ -6,6 +6,7 @@ use std::{
     future::Future,
     io::Write as _,
     path::{Path, PathBuf},
+    process::Command,
     rc::Rc,
 };
 
@@ -91,6 +92,32 @@ fn file_in_memory_passes() {
     }
     file_passes(shm, OnOffAuto::Auto);
     file_passes(shm, OnOffAuto::Off);
+}
+
+#[test]
+fn block_device_passes() {
+    for direct in [OnOffAuto::On, OnOffAuto::Off] {
+        on_each_backend(|cx| async move {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            file.as_file().set_len((1 << 20) + 512).unwrap();
+            let Some(device) = LoopDevice::over(file.path()) else {
+                return skipped(
+                    "block_device_passes: needs root and losetup (Debian package mount)",
+                );
+            };
+            let options = FileOptions {
+                direct,
+                ..FileOptions::new(&device.0)
+            };
+            let file = FileNode::open(&options).unwrap();
+            assert!(file.is_block_device());
+            let graph = Graph::new();
+            let node = graph.add_node(Some("device"), file).unwrap();
+            assert_eq!(node.len_bytes(), (1 << 20) + 512);
+            check(&cx, &graph, &node, Storage::Kept).await;
+            same_as_on_disk(&cx, &graph, &node, &device.0).await;
+        });
+    }
 }
 
 #[test]
@@ -440,6 +467,31 @@ fn skipped(why: &str) {
             log.unwrap().write_all(line.as_bytes()).unwrap();
         }
         None => eprint!("{line}"),
+    }
+}
+
+/// A block device over a file, until it is dropped.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn over(path: &Path) -> Option<Self> {
+        let mut command = Command::new("losetup");
+        let output = command.args(["--find", "--show"]).arg(path).output().ok()?;
+        let name = String::from_utf8(output.stdout).ok()?;
+        output
+            .status
+            .success()
+            .then(|| Self(PathBuf::from(name.trim())))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let detached = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+        assert!(detached.is_ok_and(|status| status.success()));
     }
 }
 

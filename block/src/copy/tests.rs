@@ -1,14 +1,18 @@
 //! The copy: what is copied exactly once, given back, retried; and never past the end.
 
 use super::{
-    CopyClass, CopyCounters, CopyOptions, CopySide, TargetContent,
-    testing::{CLUSTER, Disks, attach, cluster, clusters, on_each_backend, settle},
+    BlockCopy, CopyClass, CopyCounters, CopyOptions, CopySide, TargetContent,
+    testing::{CLUSTER, Disks, attach, cluster, clusters, on_each_backend, read, settle},
 };
 use crate::{
     allocation::ByteRange,
     error::ErrorKind,
+    graph::{
+        child::ChildRole,
+        permission::{Permission, Permissions},
+    },
     node_driver::Way,
-    nodes::{FaultAction, FaultOp, FaultRule},
+    nodes::{FaultAction, FaultOp, FaultRule, MemoryNode, MemoryOptions, RawNode, RawOptions},
 };
 
 const UNALIGNED: u64 = (1 << 20) + 13;
@@ -150,6 +154,36 @@ fn an_error_gives_back_names_its_side_and_can_be_retried() {
 }
 
 #[test]
+fn an_extent_that_ends_within_a_cluster_hides_no_data() {
+    on_each_backend(|cx| async move {
+        let disks = Disks::new(4 * CLUSTER);
+        disks.fill(&cx, &disks.source, cluster(1), 6).await;
+        // Seen through a window, holes and data begin and end within clusters.
+        let builder = disks.graph.build_node(Some("window")).unwrap();
+        let permissions = Permissions::uses(&[Permission::ConsistentRead, Permission::Write]);
+        let child = builder
+            .attach(&disks.source, "file", ChildRole::Data, permissions)
+            .unwrap();
+        let len_bytes = Some(3 * CLUSTER);
+        let window = RawOptions {
+            offset_bytes: 100,
+            len_bytes,
+        };
+        let window = builder.finish(RawNode::new(child, window).unwrap());
+        let target = MemoryNode::new(MemoryOptions::new(3 * CLUSTER)).unwrap();
+        let target = disks.graph.add_node(Some("copy"), target).unwrap();
+        let whole = clusters(0, 3);
+        let (from, to) = (attach(&disks.graph, &window), attach(&disks.graph, &target));
+
+        let copy = BlockCopy::new(from, to, CopyOptions::default()).unwrap();
+        copy.ensure_copied(&cx, whole).await.unwrap();
+        let expected = read(copy.source(), &cx, whole).await;
+        assert!(read(copy.target(), &cx, whole).await == expected);
+        assert_eq!(copy.counters().zero_bytes, CLUSTER);
+    });
+}
+
+#[test]
 fn extents_that_cannot_be_had_are_data() {
     on_each_backend(|cx| async move {
         let disks = Disks::new(2 * CLUSTER);
@@ -191,6 +225,37 @@ fn who_needs_what_another_copies_waits_for_it() {
         let reads = disks.at_source.seen();
         let reads = reads.iter().filter(|(op, _)| *op == FaultOp::Read).count();
         assert_eq!(reads, 2, "nothing is copied twice");
+    });
+}
+
+#[test]
+fn who_waits_for_bytes_that_are_given_back_goes_on_at_once() {
+    on_each_backend(|cx| async move {
+        let disks = Disks::new(40 * CLUSTER);
+        disks.fill(&cx, &disks.source, disks.whole(), 1).await;
+        let copy = disks.copy(CopyOptions::default()).unwrap();
+        disks
+            .at_source
+            .add(FaultRule::nth(FaultOp::Extent, 1, FaultAction::Hold));
+        disks
+            .at_target
+            .add(FaultRule::nth(FaultOp::Write, 1, FaultAction::Hold).within(cluster(0)));
+        let (one, home) = (copy.clone(), cx.clone());
+        let first = cx.spawn(async move { one.ensure_copied(&home, clusters(0, 40)).await });
+        let held = disks.at_source.wait_held(1).await;
+        let (one, home) = (copy.clone(), cx.clone());
+        let beyond = cx.spawn(async move { one.ensure_copied(&home, cluster(39)).await });
+        settle(&cx).await;
+        assert!(
+            !beyond.is_finished(),
+            "claimed as long as nobody knows what it is"
+        );
+
+        disks.at_source.release(held[0].id);
+        beyond.await.unwrap();
+        assert!(!first.is_finished());
+        disks.at_target.release_all();
+        first.await.unwrap();
     });
 }
 
@@ -286,7 +351,7 @@ fn nodes_of_different_length_and_odd_clusters_are_refused() {
     let (disks, other) = (Disks::new(CLUSTER), Disks::new(CLUSTER + 1));
     let source = attach(&disks.graph, &disks.source);
     let target = attach(&other.graph, &other.target);
-    let error = super::BlockCopy::new(source, target, CopyOptions::default()).unwrap_err();
+    let error = BlockCopy::new(source, target, CopyOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     for cluster_bytes_min in [65537, 1 << 40, u64::MAX] {
         let options = CopyOptions {

@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use aio::{AioContext, BackendKind, Config, IoBuf};
@@ -39,6 +40,13 @@ fn skipped(why: &str) {
         }
         None => eprint!("{line}"),
     }
+}
+
+/// For tests that start processes, and those about locks: between fork and exec a child holds all
+/// descriptors of this process, and with them locks that should be gone.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A file of `len_bytes` zeroes without storage, on a disk.
@@ -319,6 +327,7 @@ fn two_names_of_one_file_have_one_identity() {
 
 #[test]
 fn a_writer_keeps_other_writers_and_readers_out() {
+    let _alone = alone();
     let file = sparse_file(MIB);
     let reader = FileOptions {
         read_only: true,
@@ -339,6 +348,7 @@ fn a_writer_keeps_other_writers_and_readers_out() {
 
 #[test]
 fn who_shares_everything_meets_nobody_but_the_unsharing() {
+    let _alone = alone();
     let file = sparse_file(MIB);
     let sharing = FileOptions {
         sharing: Sharing::Everyone,
@@ -366,6 +376,7 @@ fn run_tool(name: &str, arguments: &[&str], paths: &[&Path]) -> Option<(bool, St
 
 #[test]
 fn qemu_respects_our_locks() {
+    let _alone = alone();
     const WRITE: &[&str] = &["-f", "raw", "-c", "write 0 4k"];
     // Reads it all, and lets nobody write meanwhile.
     const COPY: &[&str] = &["convert", "-f", "raw", "-O", "raw"];
@@ -398,6 +409,7 @@ fn qemu_respects_our_locks() {
 
 #[test]
 fn we_respect_the_locks_of_qemu() {
+    let _alone = alone();
     let file = sparse_file(MIB);
     let child = Command::new("qemu-io")
         .args(["-f", "raw"])
@@ -440,6 +452,7 @@ fn a_write_that_the_system_cuts_short_is_an_error() {
     if std::env::var_os(LIMITED).is_some() {
         return write_past_the_limit();
     }
+    let _alone = alone();
     let name = "nodes::file::tests::a_write_that_the_system_cuts_short_is_an_error";
     let script = "trap '' XFSZ; ulimit -f 64; exec \"$@\"";
     let output = Command::new("sh")
