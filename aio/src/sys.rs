@@ -126,7 +126,8 @@ pub(crate) fn epoll_wait(
         .as_ref()
         .map_or(std::ptr::null(), |timeout| &raw const *timeout);
     let room = libc::c_int::try_from(events.len()).expect("the array is small");
-    // SAFETY: `events` has room for `room` entries, `timeout` is null or lives in this frame, and no signal mask is given.
+    // SAFETY: `events` has room for `room` entries, `timeout` is null or lives in this frame, and
+    // no signal mask is given.
     let count = check(unsafe {
         libc::epoll_pwait2(
             epoll.as_raw_fd(),
@@ -188,7 +189,13 @@ pub(crate) fn send_now(socket: BorrowedFd<'_>, message: &Message) -> io::Result<
 /// Most slices one call takes (`IOV_MAX`).
 pub(crate) const SLICES_MAX: usize = 1024;
 
-/// Waits for a kernel mode that `ioctl` knows by number and a range of two `u64`: `BLKDISCARD`, `BLKZEROOUT`.
+/// A `msghdr` that names nobody and sends nothing.
+pub(crate) fn empty_message_header() -> libc::msghdr {
+    // SAFETY: all-zero bytes are a valid msghdr: null pointers with zero lengths.
+    unsafe { MaybeUninit::<libc::msghdr>::zeroed().assume_init() }
+}
+
+/// Runs an `ioctl` on a range given as two `u64`: `BLKDISCARD`, `BLKZEROOUT`.
 fn block_range_ioctl(
     device: BorrowedFd<'_>,
     request: libc::c_ulong,

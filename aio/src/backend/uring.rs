@@ -11,10 +11,13 @@
     reason = "pushes submission entries that point into owned operations"
 )]
 
+mod message;
+mod setup;
+
 use std::{
     collections::VecDeque,
     fmt, io,
-    mem::{self, ManuallyDrop, MaybeUninit},
+    mem::{self, ManuallyDrop},
     ops::Range,
     os::fd::{AsFd, AsRawFd},
     ptr,
@@ -22,18 +25,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use crate::{
     backend::{Backend, BackendKind, Wait},
     buf::{IoBuf, PoolShared},
     handle::Shared,
-    op::{Completion, Key, Message, Op, Value},
-    sys::{self, Blocking, SLICES_MAX},
+    op::{Completion, Key, Op, Value},
+    sys::{self, Blocking},
 };
+use message::MessageHeader;
+use setup::{Setup, check_opcodes, make_ring};
+pub(crate) use setup::{probe, why_not};
 
-const SQ_ENTRIES: u32 = 256;
-const CQ_ENTRIES: u32 = 4096;
 /// Operations handed to the kernel at once; the completion queue then never overflows.
 const IN_KERNEL_MAX: usize = 4096 - 64;
 /// How long a ring that is dropped waits for the kernel to finish what is in flight.
@@ -44,41 +48,12 @@ const KICK: u64 = u64::MAX;
 /// User data of cancellations, whose own results nobody needs.
 const CANCEL: u64 = u64::MAX - 1;
 
-const OPCODES: [u8; 11] = [
-    opcode::Read::CODE,
-    opcode::Write::CODE,
-    opcode::ReadFixed::CODE,
-    opcode::WriteFixed::CODE,
-    opcode::Fsync::CODE,
-    opcode::Fallocate::CODE,
-    opcode::PollAdd::CODE,
-    opcode::Accept::CODE,
-    opcode::Recv::CODE,
-    opcode::SendMsg::CODE,
-    opcode::AsyncCancel::CODE,
-];
-
 /// An operation the kernel works on, with the memory its submission entry points to besides.
 struct InKernel {
     op: Op,
     generation: u32,
     /// Kept where it is until the completion: the entry points to it.
     _message: Option<Box<MessageHeader>>,
-}
-
-/// What `sendmsg` is pointed to; itself points into the operation's message.
-struct MessageHeader {
-    header: libc::msghdr,
-    slices: Vec<libc::iovec>,
-}
-
-/// How the ring was set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Setup {
-    /// `DEFER_TASKRUN` and what goes with it: completions are made on this thread only.
-    Deferred,
-    /// A plain ring, for kernels before 6.1.
-    Plain,
 }
 
 /// One ring and everything the kernel may touch on its behalf.
@@ -104,61 +79,6 @@ pub(crate) struct Uring {
 enum Registered {
     Slabs(u16),
     Refused,
-}
-
-/// Makes a ring with the best set-up the kernel takes.
-fn make_ring() -> io::Result<(IoUring, Setup)> {
-    let mut builder = IoUring::builder();
-    builder
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag();
-    builder
-        .setup_submit_all()
-        .setup_cqsize(CQ_ENTRIES)
-        .setup_clamp()
-        .dontfork();
-    match builder.build(SQ_ENTRIES) {
-        Ok(ring) => Ok((ring, Setup::Deferred)),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            let ring = IoUring::builder()
-                .setup_cqsize(CQ_ENTRIES)
-                .setup_clamp()
-                .dontfork()
-                .build(SQ_ENTRIES)?;
-            Ok((ring, Setup::Plain))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether the kernel knows every operation we use.
-fn check_opcodes(ring: &IoUring) -> io::Result<()> {
-    let mut probe = Probe::new();
-    ring.submitter().register_probe(&mut probe)?;
-    match OPCODES.into_iter().find(|&code| !probe.is_supported(code)) {
-        Some(_) => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
-        None => Ok(()),
-    }
-}
-
-/// Whether a ring can be had here.
-pub(crate) fn probe() -> io::Result<()> {
-    let (ring, _) = make_ring()?;
-    check_opcodes(&ring)
-}
-
-/// What an operator needs to know when no ring can be had.
-pub(crate) fn why_not(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel has no io_uring".to_owned(),
-        Some(libc::EPERM) => "it is switched off (kernel.io_uring_disabled, or a seccomp filter such as a container's)".to_owned(),
-        Some(libc::ENOMEM) => "the limit on locked memory (ulimit -l) is too low".to_owned(),
-        Some(libc::EMFILE | libc::ENFILE) => "no file descriptor is left (ulimit -n)".to_owned(),
-        Some(libc::EOPNOTSUPP) => "this kernel's io_uring lacks an operation that is needed (Linux 5.19 or later has all)".to_owned(),
-        _ => "the ring could not be set up".to_owned(),
-    }
 }
 
 impl Uring {
@@ -294,7 +214,7 @@ impl Uring {
             Op::Send { message, .. } => {
                 let header = MessageHeader::new(message);
                 let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-                let entry = opcode::SendMsg::new(fd, &raw const header.header)
+                let entry = opcode::SendMsg::new(fd, header.as_ptr())
                     .flags(flags.cast_unsigned())
                     .build();
                 return (entry, Some(header));
@@ -447,26 +367,6 @@ fn span(buf: &mut IoBuf, range: &Range<usize>) -> (*mut u8, u32) {
     (bytes.as_mut_ptr(), len)
 }
 
-impl MessageHeader {
-    fn new(message: &Message) -> Box<Self> {
-        // `IoSlice` is an `iovec` by its documentation; the fields are copied all the same.
-        let slices = message.slices(SLICES_MAX);
-        let slices = slices.map(|slice| libc::iovec {
-            iov_base: slice.as_ptr().cast_mut().cast(),
-            iov_len: slice.len(),
-        });
-        // SAFETY: all-zero bytes are a valid, empty msghdr.
-        let header = unsafe { MaybeUninit::<libc::msghdr>::zeroed().assume_init() };
-        let mut this = Box::new(Self {
-            header,
-            slices: slices.collect(),
-        });
-        this.header.msg_iov = this.slices.as_mut_ptr();
-        this.header.msg_iovlen = this.slices.len();
-        this
-    }
-}
-
 impl Backend for Uring {
     fn kind(&self) -> BackendKind {
         BackendKind::IoUring
@@ -497,7 +397,8 @@ impl Backend for Uring {
     }
 
     fn cancel(&mut self, key: Key) {
-        // The entry goes behind the operation's own, so the kernel knows what is meant. Storage requests run to their end.
+        // The entry goes behind the operation's own, so the kernel knows what is meant. Storage
+        // requests run to their end.
         let held = self
             .ops
             .get(key.at())

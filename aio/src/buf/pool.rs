@@ -75,7 +75,8 @@ impl BufferPool {
         }
     }
 
-    /// A buffer of `len` bytes if one is free and nobody waits for one; `None` too when `len` exceeds [`BUFFER_BYTES_MAX`].
+    /// A buffer of `len` bytes if one is free and nobody waits for one; `None` too when `len`
+    /// exceeds [`BUFFER_BYTES_MAX`].
     #[must_use]
     pub fn try_acquire(&self, len: usize) -> Option<IoBuf> {
         let mut state = self.shared.lock();

@@ -26,7 +26,8 @@ pub fn seek_data(file: BorrowedFd<'_>, offset_bytes: u64) -> io::Result<Option<u
     seek(file, offset_bytes, nix::unistd::Whence::SeekData)
 }
 
-/// First byte of a hole at or behind `offset_bytes`, the end of the file at the latest; `None` when the offset is not before the end.
+/// First byte of a hole at or behind `offset_bytes`, the end of the file at the latest; `None` when
+/// the offset is not before the end.
 /// Blocks the calling thread.
 ///
 /// # Errors

@@ -1,0 +1,51 @@
+//! How a context is made, and what it counts.
+
+use crate::{backend::BackendKind, clock::Clock};
+
+/// How a context is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name for threads and messages.
+    pub name: String,
+    /// The backend to use; by default what `LONGSHORE_AIO` says, else the best there is.
+    pub backend: Option<BackendKind>,
+    /// Most bytes that the context's buffers may take.
+    pub buffer_bytes_max: usize,
+    /// Most worker threads for calls that block.
+    pub workers_max: usize,
+    /// Longest time to look for work in memory before sleeping, in nanoseconds; zero is not at all.
+    ///
+    /// The time actually spent adapts itself: it grows while waits are shorter than this, and
+    /// falls to nothing when they are longer.
+    pub poll_max_ns: u64,
+    /// The clock that timers go by.
+    pub clock: Clock,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "aio".to_owned(),
+            backend: None,
+            buffer_bytes_max: 64 << 20,
+            workers_max: 64,
+            poll_max_ns: 0,
+            clock: Clock::Monotonic,
+        }
+    }
+}
+
+/// Counters of a context, since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContextStats {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Times another thread had to wake the loop by a system call.
+    pub kicks: u64,
+    /// Requests in flight now.
+    pub requests_in_flight: usize,
+    /// Requests whose future was dropped before they completed.
+    pub requests_orphaned: u64,
+    /// Tasks that have not ended.
+    pub tasks: usize,
+}

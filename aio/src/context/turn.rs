@@ -1,0 +1,344 @@
+//! One turn of the loop: wait, then completions, bottom halves, tasks, timers.
+
+use std::{
+    future::Future,
+    mem,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use super::{AioContext, Due};
+use crate::{
+    backend::Wait,
+    bottom_half::{AfterRun, BottomHalfShared, Callback, Turn},
+    clock::Clock,
+    handle::{Post, Shared},
+    op::Completion,
+    task::TaskKey,
+};
+
+/// Tasks polled in one turn before the kernel is looked at again, so that I/O cannot starve.
+const TASKS_PER_TURN: usize = 256;
+
+/// Whether a turn of the loop may wait for something to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocking {
+    /// It may, if there is nothing to do.
+    Yes,
+    /// It does what there is to do and comes back.
+    No,
+}
+
+/// Adaptive polling before sleep: how long the next one may be (SEMANTICS: adaptive busy polling).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spin {
+    now_ns: u64,
+    max_ns: u64,
+}
+
+impl Spin {
+    /// Starts with no polling; it has to prove worth while.
+    pub(super) fn new(max_ns: u64) -> Self {
+        Self { now_ns: 0, max_ns }
+    }
+
+    /// First length of a poll that has proved worth while.
+    const START_NS: u64 = 4_000;
+
+    /// Learns from a wait that took `blocked_ns` in all.
+    fn learn(&mut self, blocked_ns: u64) {
+        if blocked_ns > self.max_ns {
+            self.now_ns = 0;
+        } else if blocked_ns > self.now_ns {
+            self.now_ns = (self.now_ns * 2).clamp(Self::START_NS, self.max_ns);
+        }
+    }
+}
+
+impl AioContext {
+    fn complete(&self, completion: Completion) {
+        let again = matches!(completion.result, Err(libc::EAGAIN)) && completion.op.is_disk();
+        if again {
+            // The kernel will not wait for this file; a thread of ours can.
+            self.start_on_worker(completion.key, completion.op);
+            return;
+        }
+        let (waker, orphan) = self.inner.requests.borrow_mut().complete(completion);
+        drop(orphan);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// One turn of the loop: waits if it may and there is nothing to do, then does what there is to do.
+    ///
+    /// Returns whether anything was done. It may be called from a callback that the loop has
+    /// called (a nested turn): each event is dispatched once, by the inner or the outer turn. It
+    /// must not be called from within a task.
+    ///
+    /// # Panics
+    ///
+    /// When called on another thread than the home thread's, or after [`close`](Self::close).
+    pub fn poll(&self, blocking: Blocking) -> bool {
+        assert!(
+            self.inner.shared.is_home(),
+            "a context turns on its home thread only"
+        );
+        self.inner.turns.set(self.inner.turns.get() + 1);
+        self.wait(blocking);
+        let mut progress = self.take_completions();
+        self.take_posts();
+        progress |= self.run_bottom_halves();
+        progress |= self.run_tasks();
+        progress |= self.expire_timers();
+        progress
+    }
+
+    /// Whether there is something to do without asking the kernel.
+    fn has_work(&self) -> bool {
+        let inner = &self.inner;
+        !inner.runnable.borrow().is_empty()
+            || !inner.due.borrow().is_empty()
+            || inner.shared.has_posts()
+    }
+
+    /// How long the loop may sleep.
+    fn timeout(&self) -> Wait {
+        let Some(deadline_ns) = self.inner.timers.borrow().next_deadline_ns() else {
+            return Wait::Forever;
+        };
+        match (deadline_ns.saturating_sub(self.now_ns()), &self.inner.clock) {
+            (0, _) => Wait::No,
+            (left_ns, Clock::Monotonic) => Wait::Ns(left_ns),
+            (_, Clock::Manual(_)) => Wait::Forever,
+        }
+    }
+
+    fn wait(&self, blocking: Blocking) {
+        let mut wait = match blocking {
+            Blocking::Yes if !self.has_work() => self.timeout(),
+            Blocking::Yes | Blocking::No => Wait::No,
+        };
+        let began_ns = if wait == Wait::No {
+            0
+        } else {
+            self.inner.clock.now_ns()
+        };
+        let wanted_to_sleep = wait != Wait::No;
+        if wanted_to_sleep && self.spin(began_ns) {
+            wait = Wait::No;
+        }
+        let state = self.inner.shared.wake_state();
+        if wait != Wait::No {
+            state.announce_sleep();
+            if self.inner.shared.has_posts() || state.take_notified() {
+                wait = Wait::No;
+            }
+        }
+        let mut fresh = mem::take(&mut *self.inner.fresh.borrow_mut());
+        self.with_backend(|backend| backend.wait(wait, &mut fresh));
+        self.inner.completions.borrow_mut().extend(fresh.drain(..));
+        self.inner.fresh.replace(fresh);
+        state.end_sleep();
+        state.take_notified();
+        if wanted_to_sleep && self.inner.spin.get().max_ns > 0 {
+            let mut spin = self.inner.spin.get();
+            spin.learn(self.inner.clock.now_ns().saturating_sub(began_ns));
+            self.inner.spin.set(spin);
+        }
+    }
+
+    /// Looks for work in memory for a while; returns whether there is some.
+    fn spin(&self, began_ns: u64) -> bool {
+        let budget_ns = self.inner.spin.get().now_ns;
+        if budget_ns == 0 || matches!(self.inner.clock, Clock::Manual(_)) {
+            return false;
+        }
+        let until_ns = match self.timeout() {
+            Wait::Ns(left_ns) => began_ns + budget_ns.min(left_ns),
+            Wait::No | Wait::Forever => began_ns + budget_ns,
+        };
+        loop {
+            if self.inner.shared.has_posts() || self.with_backend(|backend| backend.has_news()) {
+                return true;
+            }
+            if self.inner.clock.now_ns() >= until_ns {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn take_completions(&self) -> bool {
+        let mut progress = false;
+        loop {
+            // Taken one by one: whoever is woken may run a nested turn later, and finds the rest here.
+            let Some(completion) = self.inner.completions.borrow_mut().pop_front() else {
+                return progress;
+            };
+            self.complete(completion);
+            progress = true;
+        }
+    }
+
+    /// Sorts what other threads, and this one, have left for the loop.
+    fn take_posts(&self) {
+        while let Some(post) = self.inner.shared.take_post() {
+            match post {
+                Post::Task(key) => self.inner.runnable.borrow_mut().push_back(key),
+                Post::BottomHalf(bottom_half) => self
+                    .inner
+                    .due
+                    .borrow_mut()
+                    .push_back(Due::BottomHalf(bottom_half)),
+                Post::OneShot(callback) => self
+                    .inner
+                    .due
+                    .borrow_mut()
+                    .push_back(Due::OneShot(callback)),
+                Post::Completed(completion) => self.complete(completion),
+            }
+        }
+    }
+
+    /// Runs the bottom halves that are due. Those scheduled meanwhile wait for the next turn.
+    fn run_bottom_halves(&self) -> bool {
+        let slice = self.inner.due.borrow().len();
+        let mut progress = false;
+        for _ in 0..slice {
+            // A nested turn may have taken the rest of the slice.
+            let Some(due) = self.inner.due.borrow_mut().pop_front() else {
+                break;
+            };
+            progress = true;
+            match due {
+                Due::OneShot(callback) => callback(self),
+                Due::BottomHalf(bottom_half) => self.run_bottom_half(&bottom_half),
+            }
+        }
+        progress
+    }
+
+    fn run_bottom_half(&self, bottom_half: &Arc<BottomHalfShared>) {
+        let index = bottom_half.index();
+        let table = &self.inner.bottom_halves;
+        let unused: Option<Callback> = match bottom_half.take() {
+            Turn::Skip => None,
+            Turn::Free => table.borrow_mut().remove(index),
+            Turn::Run => {
+                let Some(mut callback) = table.borrow_mut().start(index) else {
+                    return;
+                };
+                callback(self);
+                match table.borrow_mut().finish(index, callback) {
+                    AfterRun::Nothing => None,
+                    AfterRun::Again => {
+                        bottom_half.schedule();
+                        None
+                    }
+                    AfterRun::Drop(callback) => Some(callback),
+                }
+            }
+        };
+        // Dropping a callback may drop handles of other bottom halves: not under the borrow.
+        drop(unused);
+    }
+
+    /// Polls tasks that were woken, and those they wake, up to a limit.
+    fn run_tasks(&self) -> bool {
+        let mut progress = false;
+        for _ in 0..TASKS_PER_TURN {
+            let mut next = self.inner.runnable.borrow_mut().pop_front();
+            if next.is_none() && self.inner.shared.has_posts() {
+                self.take_posts();
+                next = self.inner.runnable.borrow_mut().pop_front();
+            }
+            let Some(key) = next else { break };
+            progress = true;
+            self.run_task(key);
+        }
+        progress
+    }
+
+    fn run_task(&self, key: TaskKey) {
+        let Some((mut future, waker)) = self.inner.tasks.borrow_mut().take(key) else {
+            return;
+        };
+        if future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready()
+        {
+            self.inner.tasks.borrow_mut().remove(key);
+            return;
+        }
+        let missed = self.inner.tasks.borrow_mut().put_back(key, future);
+        if let Some(waker) = missed {
+            waker.wake();
+        }
+    }
+
+    fn expire_timers(&self) -> bool {
+        let mut progress = false;
+        if self.inner.timers.borrow().next_deadline_ns().is_none() {
+            return progress;
+        }
+        let now_ns = self.now_ns();
+        loop {
+            let Some(waker) = self.inner.timers.borrow_mut().pop_due(now_ns) else {
+                return progress;
+            };
+            waker.wake();
+            progress = true;
+        }
+    }
+
+    /// Turns the loop until `future` is ready. For `main`, start-up and tests.
+    ///
+    /// # Panics
+    ///
+    /// As [`poll`](Self::poll).
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let flag = Arc::new(BlockOn {
+            shared: self.inner.shared.clone(),
+            woken: AtomicBool::new(true),
+        });
+        let waker = Waker::from(flag.clone());
+        let mut cx = Context::from_waker(&waker);
+        loop {
+            if flag.woken.swap(false, Ordering::AcqRel)
+                && let Poll::Ready(value) = future.as_mut().poll(&mut cx)
+            {
+                return value;
+            }
+            let blocking = if flag.woken.load(Ordering::Acquire) {
+                Blocking::No
+            } else {
+                Blocking::Yes
+            };
+            self.poll(blocking);
+        }
+    }
+}
+
+/// Wakes [`AioContext::block_on`].
+struct BlockOn {
+    shared: Arc<Shared>,
+    woken: AtomicBool,
+}
+
+impl Wake for BlockOn {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.shared.notify();
+    }
+}
