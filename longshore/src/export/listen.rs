@@ -1,0 +1,189 @@
+//! [`Listener`]: a listening socket, owner-only if it is a file, and gone when it is dropped.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use aio::Fd;
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen,
+            setsockopt, socket, sockopt,
+        },
+        stat::{Mode, fchmod},
+    },
+};
+
+use super::{Reach, address::NbdAddress, error::ExportError};
+
+/// A socket that clients can connect to. Dropping it removes the socket file.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: Fd,
+    address: NbdAddress,
+    /// The socket file, to be removed at the end if it is still ours.
+    _file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Listener {
+    /// Listens on `address`.
+    pub(super) fn bind(address: &NbdAddress, reach: Reach) -> Result<Self, ExportError> {
+        match address {
+            NbdAddress::Unix(path) => Self::bind_unix(path).map_err(|error| match error {
+                Refused::InUse => ExportError::AddressInUse(address.clone()),
+                Refused::NotASocket => ExportError::NotASocket(address.clone()),
+                Refused::System(source) => ExportError::Listen {
+                    address: address.clone(),
+                    source,
+                },
+            }),
+            NbdAddress::Tcp(tcp) if reach == Reach::Loopback && !tcp.ip().is_loopback() => {
+                Err(ExportError::NotLoopback(*tcp))
+            }
+            NbdAddress::Tcp(tcp) => Self::bind_tcp(*tcp).map_err(|source| match source.kind() {
+                io::ErrorKind::AddrInUse => ExportError::AddressInUse(address.clone()),
+                _ => ExportError::Listen {
+                    address: address.clone(),
+                    source,
+                },
+            }),
+        }
+    }
+
+    fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let address = NbdAddress::Tcp(listener.local_addr()?);
+        Ok(Self {
+            socket: listener.into(),
+            address,
+            _file: None,
+        })
+    }
+
+    fn bind_unix(path: &Path) -> Result<Self, Refused> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        // The file gets the mode of the socket it is made from, so there is no moment at which
+        // others could connect, whatever the umask.
+        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let address = UnixAddr::new(path)?;
+        match bind(socket.as_raw_fd(), &address) {
+            Err(Errno::EADDRINUSE) => {
+                reclaim(path)?;
+                bind(socket.as_raw_fd(), &address)?;
+            }
+            bound => bound?,
+        }
+        let file = SocketFile::of(path)?;
+        listen(&socket, Backlog::MAXCONN)?;
+        Ok(Self {
+            socket: Fd::from(socket),
+            address: NbdAddress::Unix(path.to_owned()),
+            _file: Some(file),
+        })
+    }
+
+    /// The socket to accept from.
+    pub(super) fn socket(&self) -> &Fd {
+        &self.socket
+    }
+
+    /// Where it really listens.
+    pub(super) fn address(&self) -> &NbdAddress {
+        &self.address
+    }
+}
+
+/// Sets a new connection up for small replies that come soon.
+pub(super) fn tune(socket: &Fd, address: &NbdAddress) {
+    let tuned = match address {
+        NbdAddress::Unix(_) => setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER_BYTES),
+        NbdAddress::Tcp(_) => setsockopt(socket, sockopt::TcpNoDelay, &true)
+            .and_then(|()| setsockopt(socket, sockopt::KeepAlive, &true)),
+    };
+    if let Err(error) = tuned {
+        tracing::debug!(%error, "a connection works without its socket options");
+    }
+}
+
+/// Room for some replies on their way to a client on the same host.
+const SEND_BUFFER_BYTES: usize = 2 << 20;
+
+enum Refused {
+    InUse,
+    NotASocket,
+    System(io::Error),
+}
+
+impl From<Errno> for Refused {
+    fn from(errno: Errno) -> Self {
+        Self::System(errno.into())
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+/// Removes the socket file of a server that has died; leaves everything else alone.
+fn reclaim(path: &Path) -> Result<(), Refused> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(Refused::NotASocket);
+    }
+    // Not to wait where a server is alive and busy.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ECONNREFUSED) => {
+            tracing::info!(path = %path.display(), "removing the socket of a server that has died");
+            Ok(fs::remove_file(path)?)
+        }
+        Err(Errno::ENOENT) => Ok(()),
+        // Its queue may be full, or it may not be ours to connect to: somebody listens.
+        Ok(()) | Err(_) => Err(Refused::InUse),
+    }
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            identity: (metadata.dev(), metadata.ino()),
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let now = Self::identity_at(&self.path);
+        if now == Some(self.identity)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the socket");
+        }
+    }
+}
+
+impl SocketFile {
+    fn identity_at(path: &Path) -> Option<(u64, u64)> {
+        let metadata = fs::symlink_metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    }
+}
