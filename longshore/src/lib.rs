@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod engine;
+pub mod export;
 
 pub use drivers::{
     PaceReport,
