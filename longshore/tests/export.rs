@@ -1,5 +1,11 @@
 //! Exports over real sockets, with a small client made of the protocol's own parts; each on both backends.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test, an error is a failure"
+)]
+
 use std::{
     io::{Read, Write},
     net::SocketAddr,
@@ -9,6 +15,10 @@ use std::{
     },
     path::PathBuf,
     process::Command as Process,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -248,20 +258,21 @@ impl Client {
             let reply = self.header().expect("the connection is there");
             assert_eq!(reply.cookie(), request.cookie);
             let payload = self.bytes(reply.payload_bytes(request));
-            match reply {
-                Reply::Simple { result, .. } => {
-                    return match (result, request.command) {
-                        (Err(errno), _) => Answer::Failed(errno),
-                        (Ok(()), Command::Read) => Answer::Data(payload),
-                        (Ok(()), _) => Answer::Done,
-                    };
+            let end = match reply {
+                Reply::Simple {
+                    result: Err(errno), ..
+                } => return Answer::Failed(errno),
+                Reply::Simple { .. } if request.command == Command::Read => {
+                    return Answer::Data(payload);
                 }
+                Reply::Simple { .. } => return Answer::Done,
                 Reply::Chunk { end, body, .. } => {
                     answer = merged(answer, request, body, payload);
-                    if end == ChunkEnd::Done {
-                        return answer;
-                    }
+                    end
                 }
+            };
+            if end == ChunkEnd::Done {
+                return answer;
             }
         }
     }
@@ -508,23 +519,25 @@ fn a_long_read_that_fails_half_way_is_told_where_the_protocol_can() {
     });
 }
 
+fn write_and_read(mut client: Client, index: u64) {
+    for round in 0..40 {
+        let offset = index * 8 * MIB + round * 130_003;
+        let data = pattern(1 + round * 3001, index * 100 + round);
+        assert_eq!(client.write(offset, &data), Answer::Done);
+        let len = u64::try_from(data.len()).unwrap();
+        assert!(client.read(offset, len).unwrap() == data);
+    }
+    assert_eq!(client.plain(Command::Flush, 0, 0), Answer::Done);
+}
+
 #[test]
 fn eight_clients_at_once_do_not_meet() {
     on_both(|world| {
         let world = &*world;
         std::thread::scope(|scope| {
-            for index in 0..8_u64 {
-                let mut client = world.client();
-                scope.spawn(move || {
-                    for round in 0..40 {
-                        let offset = index * 8 * MIB + round * 130_003;
-                        let data = pattern(1 + round * 3001, index * 100 + round);
-                        assert_eq!(client.write(offset, &data), Answer::Done);
-                        let len = u64::try_from(data.len()).unwrap();
-                        assert!(client.read(offset, len).unwrap() == data);
-                    }
-                    assert_eq!(client.plain(Command::Flush, 0, 0), Answer::Done);
-                });
+            for index in 0..8 {
+                let client = world.client();
+                scope.spawn(move || write_and_read(client, index));
             }
         });
         assert_eq!(world.export.counters().errors, 0);
@@ -539,15 +552,12 @@ fn many_requests_at_once_are_all_answered() {
         let requests: Vec<_> = (0..1000)
             .map(|index| client.request(Command::Read, index * 4096, 4096))
             .collect();
-        let sent = requests.clone();
+        let headers = requests
+            .iter()
+            .map(|request| request.encode(HeaderMode::Compact));
+        let sent: Vec<u8> = headers.flat_map(|header| header.to_vec()).collect();
         std::thread::scope(|scope| {
-            scope.spawn(move || {
-                for request in sent {
-                    stream
-                        .write_all(&request.encode(HeaderMode::Compact))
-                        .unwrap();
-                }
-            });
+            scope.spawn(move || stream.write_all(&sent).unwrap());
             let mut left: std::collections::HashSet<_> =
                 requests.iter().map(|request| request.cookie).collect();
             for _ in 0..1000 {
@@ -711,15 +721,15 @@ fn a_drain_waits_for_what_is_under_way_and_for_no_client() {
         let held = world.run(move |_| async move { faults.wait_held(1).await });
 
         let (graph, node) = (world.graph.clone(), world.node.clone());
-        let drained = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let drained = Arc::new(AtomicBool::new(false));
         let seen = drained.clone();
         let draining = world.thread.handle().spawn(move |_| async move {
             let section = graph.drain(&[node]).await;
-            seen.store(true, std::sync::atomic::Ordering::SeqCst);
+            seen.store(true, Ordering::SeqCst);
             section
         });
         world.pause(50_000_000);
-        assert!(!drained.load(std::sync::atomic::Ordering::SeqCst));
+        assert!(!drained.load(Ordering::SeqCst));
         world.faults.release(held[0].id);
         drop(draining.wait());
         assert_eq!(client.answer(&read), Answer::Data(vec![0; 512]));
@@ -788,23 +798,25 @@ fn replies_come_in_the_order_in_which_requests_end() {
     });
 }
 
+fn write_until(client: &mut Client, stop: &AtomicBool) {
+    let mut round = 0;
+    while !stop.load(Ordering::SeqCst) {
+        round += 1;
+        let data = pattern(4096, round);
+        assert_eq!(client.write(0, &data), Answer::Done);
+        assert_eq!(client.read(0, 4096).unwrap(), data);
+    }
+}
+
 #[test]
 fn a_filter_comes_and_goes_under_load() {
     on_both(|world| {
         let mut client = world.client();
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
         let watched = FaultControl::new();
         let filter = fault_node(&world.graph, &world.node, watched.clone());
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut round = 0;
-                while !stop.load(std::sync::atomic::Ordering::SeqCst) {
-                    round += 1;
-                    let data = pattern(4096, round);
-                    assert_eq!(client.write(0, &data), Answer::Done);
-                    assert_eq!(client.read(0, 4096).unwrap(), data);
-                }
-            });
+            scope.spawn(|| write_until(&mut client, &stop));
             let (graph, node, above) = (world.graph.clone(), world.node.clone(), filter.clone());
             world
                 .run(move |_| async move { graph.insert_filter(&node, &above, &[]).await })
@@ -814,7 +826,7 @@ fn a_filter_comes_and_goes_under_load() {
             world
                 .run(move |_| async move { graph.remove_filter(&above).await })
                 .unwrap();
-            stop.store(true, std::sync::atomic::Ordering::SeqCst);
+            stop.store(true, Ordering::SeqCst);
         });
         world.graph.remove_node(&filter).unwrap();
     });

@@ -1,5 +1,7 @@
 //! Our exports with the tools of others: QEMU's and libnbd's, over Unix sockets and TCP, on both backends.
 
+#![expect(clippy::unwrap_used, reason = "in a test, an error is a failure")]
+
 use std::{
     fs::OpenOptions,
     io::Write,
@@ -21,6 +23,7 @@ const NBDCOPY: &str = "nbdcopy (Debian package libnbd-bin)";
 const NBDINFO: &str = "nbdinfo (Debian package libnbd-bin)";
 
 /// Says that the test on this thread cannot run here, because it needs `what`.
+#[expect(clippy::print_stderr, reason = "docs/testing.md asks for it")]
 fn skip(what: &str) {
     let thread = std::thread::current();
     let line = format!(
