@@ -5,8 +5,11 @@
 //! with `w` requests in flight that take `t` each, where a request alone takes `t0`, about
 //! `w * (1 - t0 / t)` of them only wait. The window grows while that is less than
 //! [`QUEUED_MIN`] and shrinks when it is more than [`QUEUED_MAX`] (Brakmo and Peterson, "TCP
-//! Vegas", 1995, with a disk for a network). The estimate of `t0` is forgotten slowly, so that it
-//! follows a device that changes.
+//! Vegas", 1995, with a disk for a network).
+//!
+//! What a request takes alone can only be seen alone. So now and then, and early in each copy, the
+//! window closes to one until a few requests have gone through by themselves. An estimate that
+//! merely aged would drift towards what requests take in the queue, and the window with it.
 //!
 //! While a guest uses the node, requests are small and their sum is bounded: what the guest waits
 //! for is at worst what is in flight already.
@@ -20,6 +23,10 @@ const QUEUED_MAX_X256: u64 = 2 * 256;
 const WINDOW_START: u32 = 4;
 /// Most requests in flight, ever.
 const WINDOW_MAX: u32 = 16;
+/// Decisions about the window between two looks at what a request takes alone: a few requests in a hundred go alone.
+const PROBE_EVERY: u32 = 32;
+/// Requests that go alone then.
+const PROBE_REQUESTS: u32 = 2;
 /// Bytes in a request when nobody else uses the node.
 const CHUNK_ALONE_BYTES: u64 = 1 << 20;
 /// Bytes in a request while a guest uses the node. Of the pairs tried on a virtio disk (1, 2, 3, 4 in flight of
@@ -45,8 +52,12 @@ pub struct PaceReport {
 #[derive(Debug)]
 pub(crate) struct Pace {
     window: u32,
-    /// Shortest time of a request, in nanoseconds per chunk, as far as is remembered.
+    /// Shortest time of a request since the last look, in nanoseconds per chunk.
     base_ns: Option<u64>,
+    /// The window to go back to once it is known what a request takes alone.
+    probing: Option<u32>,
+    /// Decisions until the next look.
+    until_probe: u32,
     /// Sum and number of times since the window was last looked at.
     sum_ns: u64,
     samples: u32,
@@ -59,6 +70,8 @@ impl Pace {
         Self {
             window: WINDOW_START,
             base_ns: None,
+            probing: None,
+            until_probe: 1,
             sum_ns: 0,
             samples: 0,
             guest_requests: 0,
@@ -114,7 +127,12 @@ impl Pace {
         self.base_ns = Some(self.base_ns.map_or(took_ns, |base_ns| base_ns.min(took_ns)));
         self.sum_ns = self.sum_ns.saturating_add(took_ns);
         self.samples += 1;
-        if self.samples < 2 * window {
+        let wanted = match self.probing {
+            // Those that were in flight when the window closed come back first.
+            Some(before) => before + PROBE_REQUESTS,
+            None => 2 * window,
+        };
+        if self.samples < wanted {
             return;
         }
         let (mean_ns, base_ns) = (
@@ -122,6 +140,13 @@ impl Pace {
             self.base_ns.unwrap_or(took_ns),
         );
         (self.sum_ns, self.samples) = (0, 0);
+        match self.probing.take() {
+            Some(before) => self.window = before,
+            None => self.decide(window, mean_ns, base_ns),
+        }
+    }
+
+    fn decide(&mut self, window: u32, mean_ns: u64, base_ns: u64) {
         let queued_x256 =
             u64::from(window) * 256 * mean_ns.saturating_sub(base_ns) / mean_ns.max(1);
         if queued_x256 < QUEUED_MIN_X256 {
@@ -129,8 +154,13 @@ impl Pace {
         } else if queued_x256 > QUEUED_MAX_X256 {
             self.window = (window - 1).max(1);
         }
-        // Forget a sixteenth of what was learnt, so that an estimate from better days does not stay.
-        self.base_ns = Some(base_ns + (mean_ns - base_ns.min(mean_ns)) / 16);
+        self.until_probe -= 1;
+        if self.until_probe == 0 {
+            self.until_probe = PROBE_EVERY;
+            self.probing = Some(self.window);
+            self.window = 1;
+            self.base_ns = None;
+        }
     }
 }
 
@@ -149,7 +179,7 @@ mod tests {
                 0,
             );
         }
-        pace.report(0).window
+        pace.probing.unwrap_or(pace.window)
     }
 
     #[test]
@@ -160,6 +190,19 @@ mod tests {
                 (parallel..=parallel + 3).contains(&window),
                 "{window} in flight for {parallel} at once"
             );
+        }
+    }
+
+    #[test]
+    fn a_device_that_becomes_slower_gets_a_new_estimate() {
+        let mut pace = Pace::new();
+        for alone_ns in [100_000, 5_000_000] {
+            for _ in 0..2000 {
+                let window = u64::from(pace.report(0).window);
+                pace.learn(CHUNK_ALONE_BYTES, alone_ns * window.max(4) / 4, 0);
+            }
+            let window = pace.probing.unwrap_or(pace.window);
+            assert!((4..=7).contains(&window), "{window} at {alone_ns} ns");
         }
     }
 
