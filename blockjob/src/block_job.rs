@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use aio::Handle;
@@ -32,15 +32,18 @@ struct Shared {
     graph: Graph,
     context: Handle,
     waker: DrainWaker,
-    job: OnceLock<Job>,
     state: Mutex<State>,
 }
 
 struct State {
+    /// Absent before the job exists and after it has let go: the job keeps its job driver, which keeps us.
+    job: Option<Job>,
     limit: RateLimit,
     io_status: IoStatus,
-    /// One for each drained section that waits for us or holds us.
-    holds: Vec<PauseHold>,
+    /// Edges whose node is in a drained section.
+    drains: u32,
+    /// Keeps the job paused meanwhile.
+    hold: Option<PauseHold>,
     blockers: Vec<Blocker>,
 }
 
@@ -49,9 +52,11 @@ impl BlockJob {
     #[must_use]
     pub fn new(id: &str, kind: &'static str, graph: &Graph, context: &Handle) -> Self {
         let state = State {
+            job: None,
             limit: RateLimit::new(0),
             io_status: IoStatus::Ok,
-            holds: Vec::new(),
+            drains: 0,
+            hold: None,
             blockers: Vec::new(),
         };
         let shared = Shared {
@@ -60,7 +65,6 @@ impl BlockJob {
             graph: graph.clone(),
             context: context.clone(),
             waker: graph.drain_waker(),
-            job: OnceLock::new(),
             state: Mutex::new(state),
         };
         Self {
@@ -69,9 +73,18 @@ impl BlockJob {
     }
 
     /// Ties the job to what it holds. Called once, before the job starts.
+    ///
+    /// If a node that it holds is being drained already, the job is held paused from its start.
     pub fn bind(&self, job: &Job) {
-        let bound = self.shared.job.set(job.clone());
-        debug_assert!(bound.is_ok(), "a block job belongs to one job");
+        let is_drained = {
+            let mut state = self.lock();
+            debug_assert!(state.job.is_none(), "a block job belongs to one job");
+            state.job = Some(job.clone());
+            state.drains > 0
+        };
+        if is_drained {
+            self.shared.hold(job);
+        }
     }
 
     /// Attaches the job to `node`; the edge is the caller's to keep and to drop.
@@ -105,10 +118,13 @@ impl BlockJob {
         Ok(())
     }
 
-    /// Lets go of the operation blockers; the edges are their holders' to drop.
+    /// Lets go of the job and of the operation blockers; the edges are their holders' to drop, before this.
     pub fn release(&self) {
-        let blockers = std::mem::take(&mut self.lock().blockers);
-        drop(blockers);
+        let (job, blockers) = {
+            let mut state = self.lock();
+            (state.job.take(), std::mem::take(&mut state.blockers))
+        };
+        drop((job, blockers));
     }
 
     /// The speed limit in bytes per second; zero is none.
@@ -119,8 +135,12 @@ impl BlockJob {
 
     /// Sets the speed limit in bytes per second; zero is none. It counts at once.
     pub fn set_speed(&self, speed_bytes_per_s: u64) {
-        let wake = self.lock().limit.set_speed(speed_bytes_per_s);
-        if let (true, Some(job)) = (wake, self.shared.job.get()) {
+        let (wake, job) = {
+            let mut state = self.lock();
+            let wake = state.limit.set_speed(speed_bytes_per_s);
+            (wake, state.job.clone())
+        };
+        if let (true, Some(job)) = (wake, job) {
             job.wake();
         }
     }
@@ -140,8 +160,12 @@ impl BlockJob {
     pub fn decide(&self, policy: OnError, side: ErrorSide, error: &BlockError) -> ErrorAction {
         let errno = error.errno().unwrap_or(libc::EIO);
         let action = policy.action(errno);
-        self.lock().io_status.note(errno, action);
-        if let Some(job) = self.shared.job.get() {
+        let job = {
+            let mut state = self.lock();
+            state.io_status.note(errno, action);
+            state.job.clone()
+        };
+        if let Some(job) = job {
             job.report_error(side.as_str(), action.as_str());
             if action == ErrorAction::Stop {
                 job.stop_on_error();
@@ -170,6 +194,27 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Keeps the job paused as long as a node of ours is drained.
+    fn hold(&self, job: &Job) {
+        let hold = job.hold_paused();
+        {
+            let mut state = self.lock();
+            // The section may have ended since, or another one may have seen to it.
+            if state.drains > 0 && state.hold.is_none() {
+                state.hold = Some(hold);
+            } else {
+                drop(state);
+                return drop(hold);
+            }
+        }
+        // The drained section asks again when the job stands still.
+        let (job, waker) = (job.clone(), self.waker.clone());
+        drop(self.context.spawn(move |_| async move {
+            job.quiesced().await;
+            waker.kick();
+        }));
+    }
 }
 
 impl Parent for Shared {
@@ -178,23 +223,30 @@ impl Parent for Shared {
     }
 
     fn drained_begin(&self) {
-        let Some(job) = self.job.get() else { return };
-        let hold = job.hold_paused();
-        self.lock().holds.push(hold);
-        // The drained section asks again when the job stands still.
-        let (job, waker) = (job.clone(), self.waker.clone());
-        drop(self.context.spawn(move |_| async move {
-            job.quiesced().await;
-            waker.kick();
-        }));
+        let job = {
+            let mut state = self.lock();
+            state.drains += 1;
+            state.job.clone()
+        };
+        if let Some(job) = job {
+            self.hold(&job);
+        }
     }
 
     fn drained_poll(&self) -> bool {
-        self.job.get().is_some_and(|job| !job.is_quiescent())
+        let job = self.lock().job.clone();
+        job.is_some_and(|job| !job.is_quiescent())
     }
 
     fn drained_end(&self) {
-        let hold = self.lock().holds.pop();
+        let hold = {
+            let mut state = self.lock();
+            state.drains -= 1;
+            match state.drains {
+                0 => state.hold.take(),
+                _ => None,
+            }
+        };
         drop(hold);
     }
 }
@@ -208,3 +260,6 @@ impl fmt::Debug for BlockJob {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

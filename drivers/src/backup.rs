@@ -16,13 +16,13 @@
 //! flushed: a backup that completed is durable.
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use aio::{AioContext, Handle};
 use block::{
-    BlockError, Child, Graph, Node, Operation, Permission, Permissions,
+    BlockError, Child, ChildKey, Graph, Node, Operation, Permissions,
     copy::{CopyCounters, CopyOptions, TargetContent},
     nodes::copy_before_write::{
         AddedLatency, CbwHandle, CbwOptions, CopyBeforeWriteNode, OnCbwError,
@@ -73,6 +73,13 @@ impl BackupOptions {
             target_content: TargetContent::Unknown,
             finalize: Trigger::Auto,
             dismiss: Trigger::Auto,
+        }
+    }
+
+    fn policies(&self) -> ErrorPolicies {
+        ErrorPolicies {
+            source: self.on_source_error,
+            target: self.on_target_error,
         }
     }
 }
@@ -146,23 +153,31 @@ impl Backup {
         };
         let block_job = BlockJob::new(&options.job_id, "backup", graph, context);
         block_job.set_speed(options.speed_bytes_per_s);
-        let held = Held::make(graph, &block_job, (source, target), &options).map_err(refused)?;
+        let (held, keep) =
+            Held::make(graph, &block_job, (source, target), &options).map_err(refused)?;
+        let filter = held.filter.clone();
         let driver = Arc::new(BackupDriver::new(block_job, held, &options));
+        let mut undo = Undo {
+            driver: Some(driver.clone()),
+            job: None,
+        };
         let config = JobConfig {
             finalize: options.finalize,
             dismiss: options.dismiss,
             ..JobConfig::new(options.job_id, driver.clone(), context.clone())
         };
-        let job = jobs.create(config)?;
+        let job = undo.job.insert(jobs.create(config)?).clone();
         driver.block_job.bind(&job);
-        let undo = DiscardOnDrop(Some(job.clone()));
-        let filter = driver.filter();
         graph
-            .insert_filter(source, &filter, &[])
+            .insert_filter(source, &filter, &[keep])
             .await
             .map_err(refused)?;
         undo.disarm();
-        job.start()?;
+        if let Err(error) = job.start() {
+            // Somebody has cancelled it already, and its end takes the filter out.
+            job.wait().await;
+            return Err(error.into());
+        }
         Ok(Self { job, driver })
     }
 
@@ -190,19 +205,29 @@ impl Backup {
     }
 }
 
-/// Takes a job back whose start is given up half-way.
-struct DiscardOnDrop(Option<Job>);
+/// Takes everything back when a start fails or is given up half-way.
+struct Undo {
+    driver: Option<Arc<BackupDriver>>,
+    job: Option<Job>,
+}
 
-impl DiscardOnDrop {
-    fn disarm(mut self) {
-        self.0 = None;
+impl Undo {
+    fn disarm(&mut self) {
+        self.driver = None;
     }
 }
 
-impl Drop for DiscardOnDrop {
+impl Drop for Undo {
     fn drop(&mut self) {
-        if let Some(job) = self.0.take() {
+        let Some(driver) = self.driver.take() else {
+            return;
+        };
+        if let Some(job) = self.job.take() {
             job.discard();
+        }
+        // Nothing is held any more if the job was cancelled meanwhile: its own end sees to it.
+        if let Some(held) = driver.let_go() {
+            held.forget(&driver.block_job);
         }
     }
 }
@@ -211,19 +236,23 @@ impl Drop for DiscardOnDrop {
 struct Held {
     graph: Graph,
     filter: Node,
-    /// The job's own edge, which keeps the filter's permissions in force even without guests.
-    source: Child,
+    /// The job's own, which make a drain of source or target pause the job. What may be done with
+    /// the two nodes is the filter's to say, from the moment it is put in.
+    edges: Vec<Child>,
     cbw: CbwHandle,
+    engine: Arc<CopyEngine>,
 }
 
 impl Held {
-    /// Builds the filter and attaches the job to it; nobody's requests go through it yet.
+    /// Builds the filter and attaches the job; nobody's requests go through the filter yet.
+    ///
+    /// Also names the job's edge to the source, which is not to move above the filter.
     fn make(
         graph: &Graph,
         block_job: &BlockJob,
         (source, target): (&Node, &Node),
         options: &BackupOptions,
-    ) -> Result<Self, BlockError> {
+    ) -> Result<(Self, ChildKey), BlockError> {
         graph.check_operation(source, Operation::BackupSource)?;
         graph.check_operation(target, Operation::BackupTarget)?;
         let cbw_options = CbwOptions {
@@ -236,34 +265,68 @@ impl Held {
         };
         let (filter, cbw) =
             CopyBeforeWriteNode::add_to(graph, None, (source, target), cbw_options)?;
-        let reads = Permissions::uses(&[Permission::ConsistentRead]);
-        let held = block_job
-            .attach(&filter, "source", reads)
-            .and_then(|child| {
-                block_job.block_operations(source, &[Operation::BackupSource])?;
-                block_job.block_operations(target, &[])?;
-                Ok(child)
-            });
-        match held {
-            Ok(source) => Ok(Self {
-                graph: graph.clone(),
-                filter,
-                source,
-                cbw,
-            }),
+        let copy = cbw.block_copy().clone();
+        let policies = options.policies();
+        let engine = CopyEngine::new(copy, block_job.clone(), policies, filter.clone());
+        let mut held = Self {
+            graph: graph.clone(),
+            filter,
+            edges: Vec::new(),
+            cbw,
+            engine: Arc::new(engine),
+        };
+        match held.attach(block_job, (source, target)) {
+            Ok(keep) => Ok((held, keep)),
             Err(error) => {
-                drop(cbw);
-                forget(graph, &filter);
+                held.forget(block_job);
                 Err(error)
             }
         }
     }
-}
 
-/// Takes a filter that nobody uses out of the graph.
-fn forget(graph: &Graph, filter: &Node) {
-    if let Err(error) = graph.remove_node(filter) {
-        tracing::error!(%error, "the filter of a backup stays in the graph");
+    fn attach(
+        &mut self,
+        block_job: &BlockJob,
+        (source, target): (&Node, &Node),
+    ) -> Result<ChildKey, BlockError> {
+        let at_source = block_job.attach(source, "source", Permissions::IDLE)?;
+        let keep = at_source.key();
+        self.edges.push(at_source);
+        self.edges
+            .push(block_job.attach(target, "target", Permissions::IDLE)?);
+        block_job.block_operations(source, &[Operation::BackupSource])?;
+        block_job.block_operations(target, &[])?;
+        block_job.block_operations(&self.filter, &[])?;
+        Ok(keep)
+    }
+
+    /// Takes the filter, above which nobody is, out of the graph, and lets go of everything.
+    fn forget(self, block_job: &BlockJob) {
+        let Self {
+            graph,
+            filter,
+            edges,
+            cbw,
+            engine,
+        } = self;
+        drop((edges, cbw, engine));
+        block_job.release();
+        if let Err(error) = graph.remove_node(&filter) {
+            tracing::error!(%error, "the filter of a backup stays in the graph");
+        }
+    }
+
+    fn report(&self) -> BackupReport {
+        let copy = self.cbw.block_copy();
+        let (requests_in_flight, pace) = self.engine.pace();
+        BackupReport {
+            len_bytes: copy.len_bytes(),
+            done_bytes: copy.done_bytes(),
+            counters: copy.counters(),
+            requests_in_flight,
+            pace,
+            guest: self.cbw.added_latency(),
+        }
     }
 }
 
@@ -271,86 +334,78 @@ fn forget(graph: &Graph, filter: &Node) {
 struct BackupDriver {
     block_job: BlockJob,
     policies: ErrorPolicies,
-    engine: Mutex<Option<Arc<CopyEngine>>>,
-    held: Mutex<Option<Held>>,
-    /// The last report, once nothing is held any more.
-    last: Mutex<BackupReport>,
+    stage: Mutex<Stage>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// How far a backup is, as its job driver sees it.
+enum Stage {
+    /// From the start until clean.
+    Held(Held),
+    /// After that; the last report is kept.
+    Over(BackupReport),
 }
 
 impl BackupDriver {
     fn new(block_job: BlockJob, held: Held, options: &BackupOptions) -> Self {
-        let policies = ErrorPolicies {
-            source: options.on_source_error,
-            target: options.on_target_error,
-        };
-        let copy = held.cbw.block_copy().clone();
-        let engine = CopyEngine::new(copy, block_job.clone(), policies, held.filter.clone());
         Self {
             block_job,
-            policies,
-            engine: Mutex::new(Some(Arc::new(engine))),
-            held: Mutex::new(Some(held)),
-            last: Mutex::default(),
+            policies: options.policies(),
+            stage: Mutex::new(Stage::Held(held)),
         }
     }
 
-    fn filter(&self) -> Node {
-        lock(&self.held)
-            .as_ref()
-            .expect("held until clean")
-            .filter
-            .clone()
+    fn lock(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cbw(&self) -> CbwHandle {
-        lock(&self.held)
-            .as_ref()
-            .expect("held until clean")
-            .cbw
-            .clone()
-    }
-
-    fn engine(&self) -> Option<Arc<CopyEngine>> {
-        lock(&self.engine).clone()
+    /// What the body works with; `None` once the job is over.
+    fn tools(&self) -> Option<(CbwHandle, Arc<CopyEngine>)> {
+        match &*self.lock() {
+            Stage::Held(held) => Some((held.cbw.clone(), held.engine.clone())),
+            Stage::Over(_) => None,
+        }
     }
 
     fn report(&self) -> BackupReport {
-        let held = lock(&self.held);
-        let (Some(held), Some(engine)) = (held.as_ref(), self.engine()) else {
-            return *lock(&self.last);
+        match &*self.lock() {
+            Stage::Held(held) => held.report(),
+            Stage::Over(report) => *report,
+        }
+    }
+
+    /// Goes over to the last stage; what was held is the caller's to take apart, once.
+    fn let_go(&self) -> Option<Held> {
+        let mut stage = self.lock();
+        let Stage::Held(held) = &*stage else {
+            return None;
         };
-        let copy = held.cbw.block_copy();
-        let (requests_in_flight, pace) = engine.pace();
-        BackupReport {
-            len_bytes: copy.len_bytes(),
-            done_bytes: copy.done_bytes(),
-            counters: copy.counters(),
-            requests_in_flight,
-            pace,
-            guest: held.cbw.added_latency(),
+        let report = BackupReport {
+            requests_in_flight: 0,
+            ..held.report()
+        };
+        match mem::replace(&mut *stage, Stage::Over(report)) {
+            Stage::Held(held) => Some(held),
+            Stage::Over(_) => None,
         }
     }
 
     async fn copy_all(&self, job: &JobContext) -> Result<(), JobError> {
-        let (cbw, engine) = (self.cbw(), self.engine().expect("held until clean"));
+        let (cbw, engine) = self.tools().expect("held until clean");
         engine.run(job, || whole(&cbw)).await?;
         loop {
             let flushed = cbw.block_copy().target().flush(job.context()).await;
             // What a guest wrote after a failed save was read as the source's: look last.
             whole(&cbw)?;
             let Err(error) = flushed else { return Ok(()) };
-            match self
-                .block_job
-                .decide(self.policies.target, ErrorSide::Write, &error)
-            {
-                ErrorAction::Report => return Err(job_error(error)),
-                ErrorAction::Ignore => return Ok(()),
-                ErrorAction::Stop => job.pause_point().await,
+            let policy = match self.policies.target {
+                // A job that says that it is complete without a flush would lie.
+                OnError::Ignore => OnError::Report,
+                policy => policy,
+            };
+            if self.block_job.decide(policy, ErrorSide::Write, &error) != ErrorAction::Stop {
+                return Err(job_error(error));
             }
+            job.pause_point().await;
             if job.is_cancelled() {
                 return Err(JobError::cancelled());
             }
@@ -380,8 +435,8 @@ impl JobDriver for BackupDriver {
 
     fn pause(&self) -> LocalBoxFuture<'_, ()> {
         Box::pin(async move {
-            if let Some(engine) = self.engine() {
-                engine.idle().await;
+            if let Some((_, engine)) = self.tools() {
+                engine.settle().await;
             }
         })
     }
@@ -392,29 +447,15 @@ impl JobDriver for BackupDriver {
 
     fn clean<'a>(&'a self, _main: &'a AioContext) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
-            *lock(&self.last) = BackupReport {
-                requests_in_flight: 0,
-                ..self.report()
-            };
-            drop(lock(&self.engine).take());
-            let held = lock(&self.held).take();
-            let Some(Held {
-                graph,
-                filter,
-                source,
-                cbw,
-            }) = held
-            else {
+            let Some(mut held) = self.let_go() else {
                 return;
             };
-            drop(source);
-            if let Err(error) = graph.remove_filter(&filter).await {
+            held.edges.clear();
+            if let Err(error) = held.graph.remove_filter(&held.filter).await {
                 tracing::error!(%error, "guests stay above the filter of a backup that has ended");
                 return;
             }
-            drop(cbw);
-            forget(&graph, &filter);
-            self.block_job.release();
+            held.forget(&self.block_job);
         })
     }
 }
@@ -426,3 +467,6 @@ impl fmt::Debug for BackupDriver {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

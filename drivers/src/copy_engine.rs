@@ -1,7 +1,6 @@
 //! The background copy under every job driver: walks what is still to copy, a window of requests at a time.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,6 +15,11 @@ use blockjob::{BlockJob, ErrorAction, ErrorSide, OnError};
 use job::{JobContext, JobError};
 
 use crate::pace::{Pace, PaceReport};
+
+/// How long to wait before an error that is to be ignored may come again, in nanoseconds.
+const RETRY_NS: u64 = 100_000_000;
+/// Longest sleep for the speed limit, in nanoseconds: nobody wakes us when a guest breaks the snapshot.
+const SLEEP_MAX_NS: u64 = 1_000_000_000;
 
 /// What to do about errors of each side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,8 +44,12 @@ pub(crate) struct CopyEngine {
 #[derive(Debug, Default)]
 struct State {
     in_flight: u32,
-    /// Results that the body has not looked at.
-    done: VecDeque<Done>,
+    /// Length and time of the copies that the pace has not learnt from.
+    timed: Vec<(u64, u64)>,
+    /// The first error since the last decision; requests that fail with it are one failure.
+    error: Option<CopyError>,
+    /// What was decided about the last error and is still to be done.
+    decision: Option<Result<Recovery, JobError>>,
     /// Waits until nothing is in flight.
     idle_waker: Option<Waker>,
     pace: PaceReport,
@@ -49,10 +57,13 @@ struct State {
     zero_hunt_bytes: u64,
 }
 
-#[derive(Debug)]
-struct Done {
-    result: Result<Outcome, CopyError>,
-    took_ns: u64,
+/// How a job goes on after an error. Either way the range is still to copy, and is tried again.
+#[derive(Clone, Copy, Debug)]
+enum Recovery {
+    /// After a while.
+    Retry,
+    /// Once the user has resumed the job, which has been asked to pause.
+    Resume,
 }
 
 impl CopyEngine {
@@ -77,8 +88,17 @@ impl CopyEngine {
         (state.in_flight, state.pace)
     }
 
-    /// Ends once no request of this engine is in flight.
-    pub(crate) async fn idle(&self) {
+    /// Ends once no request of this engine is in flight, and decides about the error they met, if any.
+    pub(crate) async fn settle(&self) {
+        self.idle().await;
+        let error = lock(&self.state).error.take();
+        if let Some(error) = error {
+            let decision = self.decide(error);
+            lock(&self.state).decision = Some(decision);
+        }
+    }
+
+    async fn idle(&self) {
         poll_fn(|cx| {
             let mut state = lock(&self.state);
             if state.in_flight == 0 {
@@ -114,41 +134,43 @@ impl CopyEngine {
                 return Err(JobError::cancelled());
             }
             check()?;
-            self.take_results(job, &mut pace)?;
+            if lock(&self.state).error.is_some() {
+                self.settle().await;
+            }
+            let decision = lock(&self.state).decision.take();
+            if let Some(decision) = decision {
+                recover(job, decision?).await;
+                continue;
+            }
+            self.learn(job, &mut pace);
             let delay_ns = self.launch(job, &mut pace);
-            if self.copy.is_complete() {
+            let is_complete = self.copy.is_complete();
+            self.tell_progress(job);
+            if is_complete {
                 return Ok(());
             }
-            job.progress()
-                .set_remaining(self.copy.len_bytes() - self.copy.done_bytes());
             match delay_ns {
                 // Nothing to start and nothing of ours in flight: guests are copying the rest.
-                None if self.pace().0 == 0 => self.finish_with_guests(job).await?,
+                None if self.pace().0 == 0 => self.finish_with_guests(job).await,
                 None | Some(0) => job.park().await,
-                Some(delay_ns) => job.sleep_ns(delay_ns).await,
+                Some(delay_ns) => job.sleep_ns(delay_ns.min(SLEEP_MAX_NS)).await,
             }
         }
     }
 
-    /// Looks at what has completed since the last time.
-    fn take_results(&self, job: &JobContext, pace: &mut Pace) -> Result<(), JobError> {
+    /// Lets the pace learn from what has completed since the last time.
+    fn learn(&self, job: &JobContext, pace: &mut Pace) {
         let now_ns = job.context().now_ns();
-        let done = mem::take(&mut lock(&self.state).done);
-        let mut failure = None;
-        for Done { result, took_ns } in done {
-            match result {
-                Ok(Outcome {
-                    range,
-                    class: CopyClass::Copied(_),
-                }) => pace.learn(range.len(), took_ns, now_ns),
-                Ok(_) => {}
-                Err(error) => failure = failure.or(self.survive(error).err()),
-            }
+        let timed = mem::take(&mut lock(&self.state).timed);
+        for (len_bytes, took_ns) in timed {
+            pace.learn(len_bytes, took_ns, now_ns);
         }
-        let len_done = self.copy.done_bytes();
-        let meter = job.progress();
-        meter.work_done(len_done.saturating_sub(meter.snapshot().current));
-        failure.map_or(Ok(()), Err)
+    }
+
+    fn tell_progress(&self, job: &JobContext) {
+        let (meter, done_bytes) = (job.progress(), self.copy.done_bytes());
+        meter.work_done(done_bytes.saturating_sub(meter.snapshot().current));
+        meter.set_remaining(self.copy.len_bytes() - done_bytes);
     }
 
     /// Starts requests as far as window and speed limit allow.
@@ -189,13 +211,14 @@ impl CopyEngine {
         };
         let claim = claim.with_data_max(chunk_bytes);
         let (cx, copy, state) = (job.context().clone(), self.copy.clone(), self.state.clone());
-        let (block_job, job) = (self.block_job.clone(), job.job().clone());
-        block_job.account(claim.range().len().min(chunk_bytes), cx.now_ns());
+        let job = job.job().clone();
+        self.block_job
+            .account(claim.range().len().min(chunk_bytes), cx.now_ns());
         drop(cx.clone().spawn(async move {
             let started_ns = cx.now_ns();
             let result = copy.copy(&cx, claim).await;
             let took_ns = cx.now_ns().saturating_sub(started_ns);
-            let waker = lock(&state).note(Done { result, took_ns });
+            let waker = lock(&state).note(result, took_ns);
             job.wake();
             if let Some(waker) = waker {
                 waker.wake();
@@ -205,45 +228,64 @@ impl CopyEngine {
     }
 
     /// What is left is being copied for guests: waits for them, and copies what they give back.
-    async fn finish_with_guests(&self, job: &JobContext) -> Result<(), JobError> {
+    async fn finish_with_guests(&self, job: &JobContext) {
         let whole = ByteRange::between(0, self.copy.len_bytes());
-        match self.copy.ensure_copied(job.context(), whole).await {
-            Ok(()) => Ok(()),
-            Err(error) => self.survive(error),
+        if let Err(error) = self.copy.ensure_copied(job.context(), whole).await {
+            lock(&self.state).error.get_or_insert(error);
         }
     }
 
-    /// Decides about an error; `Err` if the job is to fail with it.
-    ///
-    /// Otherwise the range is still to copy, and will be tried again, after the user has resumed the job if it stops.
-    fn survive(&self, error: CopyError) -> Result<(), JobError> {
+    /// Decides about an error, which tells the user and may pause the job; `Err` if the job is to fail with it.
+    fn decide(&self, error: CopyError) -> Result<Recovery, JobError> {
         let (policy, side) = match error.side() {
             CopySide::Read => (self.policies.source, ErrorSide::Read),
             CopySide::Write => (self.policies.target, ErrorSide::Write),
         };
         match self.block_job.decide(policy, side, error.error()) {
             ErrorAction::Report => Err(job_error(error.into_error())),
-            ErrorAction::Ignore | ErrorAction::Stop => Ok(()),
+            ErrorAction::Ignore => Ok(Recovery::Retry),
+            ErrorAction::Stop => Ok(Recovery::Resume),
         }
     }
 }
 
 impl State {
     /// Takes a result in; returns who waits for the last one.
-    fn note(&mut self, done: Done) -> Option<Waker> {
+    fn note(&mut self, result: Result<Outcome, CopyError>, took_ns: u64) -> Option<Waker> {
         self.in_flight -= 1;
-        if let Ok(Outcome { range, class }) = &done.result {
+        match result {
             // A run of zeroes that filled its claim may go on: look further next time.
-            self.zero_hunt_bytes = match class {
-                CopyClass::Zero | CopyClass::Skipped => range.len().saturating_mul(4),
-                CopyClass::Copied(_) => 0,
-            };
+            Ok(Outcome {
+                range,
+                class: CopyClass::Zero | CopyClass::Skipped,
+            }) => self.zero_hunt_bytes = range.len().saturating_mul(4),
+            Ok(Outcome {
+                range,
+                class: CopyClass::Copied(_),
+            }) => {
+                self.zero_hunt_bytes = 0;
+                self.timed.push((range.len(), took_ns));
+            }
+            Err(error) => {
+                self.error.get_or_insert(error);
+            }
         }
-        self.done.push_back(done);
-        if self.in_flight == 0 {
-            self.idle_waker.take()
-        } else {
-            None
+        match self.in_flight {
+            0 => self.idle_waker.take(),
+            _ => None,
+        }
+    }
+}
+
+async fn recover(job: &JobContext, recovery: Recovery) {
+    match recovery {
+        Recovery::Resume => job.pause_point().await,
+        Recovery::Retry => {
+            let until_ns = job.context().now_ns().saturating_add(RETRY_NS);
+            // Completions have left a wake-up, which ends the first sleep at once.
+            while job.context().now_ns() < until_ns && !job.is_cancelled() {
+                job.sleep_ns(until_ns - job.context().now_ns()).await;
+            }
         }
     }
 }

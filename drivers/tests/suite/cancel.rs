@@ -1,0 +1,148 @@
+//! Cancel: from every state, soon, with nothing left in flight.
+
+use block::nodes::{FaultAction, FaultOp, FaultRule};
+use drivers::backup::BackupOptions;
+use job::{CancelMode, JobOutcome, JobStatus};
+
+use super::world::{
+    CLUSTER, MIB, World, first, on_each_backend, options, range, read, settle, with_clock,
+};
+
+async fn cancelled(backup: &drivers::backup::Backup) {
+    let outcome = backup.job().wait().await;
+    assert!(matches!(outcome, JobOutcome::Cancelled(_)), "{outcome:?}");
+}
+
+#[test]
+fn a_running_backup_is_cancelled_once_its_requests_are_back() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, 8 * MIB).await;
+        let shape = world.shape();
+        world
+            .at_target
+            .add(first(FaultOp::Write, 4, FaultAction::Hold));
+        let backup = world.start(options()).await.unwrap();
+        world.at_target.wait_held(4).await;
+        backup.job().cancel(CancelMode::Soft).unwrap();
+        settle(&cx).await;
+        assert!(backup.job().outcome().is_none());
+        world.at_target.release_all();
+        cancelled(&backup).await;
+
+        assert_eq!(
+            world.life(),
+            [
+                "created",
+                "running",
+                "aborting",
+                "CANCELLED",
+                "concluded",
+                "null"
+            ]
+        );
+        assert_eq!(world.shape(), shape);
+        assert!(backup.report().done_bytes < 8 * MIB);
+        assert_eq!(backup.report().requests_in_flight, 0);
+    });
+}
+
+#[test]
+fn a_paused_backup_is_cancelled_by_force_but_not_softly() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, 8 * MIB).await;
+        let shape = world.shape();
+        let backup = world.start(options()).await.unwrap();
+        backup.job().pause().unwrap();
+        world.until_status(&backup, JobStatus::Paused).await;
+        let refused = backup.job().cancel(CancelMode::Soft).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "The block job for device 'b' is currently paused"
+        );
+        backup.job().cancel(CancelMode::Force).unwrap();
+        cancelled(&backup).await;
+        assert_eq!(world.shape(), shape);
+    });
+}
+
+#[test]
+fn a_backup_that_an_error_stopped_can_be_cancelled() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, 8 * MIB).await;
+        let shape = world.shape();
+        let broken = FaultAction::Fail { errno: libc::EIO };
+        world
+            .at_target
+            .add(FaultRule::every(FaultOp::Write, broken));
+        let options = BackupOptions {
+            on_target_error: blockjob::OnError::Stop,
+            ..options()
+        };
+        let backup = world.start(options).await.unwrap();
+        world.until_status(&backup, JobStatus::Paused).await;
+        backup.job().cancel(CancelMode::Force).unwrap();
+        cancelled(&backup).await;
+        assert_eq!(world.shape(), shape);
+    });
+}
+
+#[test]
+fn a_backup_that_sleeps_for_its_speed_is_cancelled_at_once() {
+    with_clock(|cx, _clock| async move {
+        let world = World::full(&cx, 8 * MIB).await;
+        let shape = world.shape();
+        let options = BackupOptions {
+            speed_bytes_per_s: 1,
+            ..options()
+        };
+        let backup = world.start(options).await.unwrap();
+        settle(&cx).await;
+        assert_eq!(backup.report().done_bytes, MIB);
+        backup.job().cancel(CancelMode::Force).unwrap();
+        cancelled(&backup).await;
+        assert_eq!(world.shape(), shape);
+    });
+}
+
+#[test]
+fn a_backup_in_a_drained_section_is_cancelled_inside_it() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, 8 * MIB).await;
+        let shape = world.shape();
+        let backup = world.start(options()).await.unwrap();
+        let section = world.drain(&world.source).await;
+        backup.job().cancel(CancelMode::Force).unwrap();
+        cancelled(&backup).await;
+        drop(section);
+        assert_eq!(world.shape(), shape);
+    });
+}
+
+/// What happens today with a target that never answers: the cancel is accepted and waits, guests are
+/// unharmed but for writes of what is stuck. Bounding that wait takes a way to give requests up.
+#[test]
+fn a_cancel_waits_for_a_request_that_does_not_return() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, 4 * MIB).await;
+        let stuck = FaultRule::every(FaultOp::Write, FaultAction::Hold).within(range(0, CLUSTER));
+        world.at_target.add(stuck);
+        let backup = world.start(options()).await.unwrap();
+        world.at_target.wait_held(1).await;
+        settle(&cx).await;
+        backup.job().cancel(CancelMode::Force).unwrap();
+        settle(&cx).await;
+
+        assert!(backup.job().is_cancelled() && backup.job().outcome().is_none());
+        assert_eq!(world.filters(), 1);
+        read(&world.guest, &cx, range(0, 10)).await;
+        world.guest_writes(range(2 * MIB, 10), 1).await.unwrap();
+        let stuck = world.guest_writes_later(range(0, 10), 1);
+        settle(&cx).await;
+        assert!(!stuck.is_finished());
+
+        world.at_target.release_all();
+        cancelled(&backup).await;
+        stuck.await.unwrap();
+        assert_eq!(world.filters(), 0);
+    });
+}

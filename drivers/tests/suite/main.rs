@@ -1,0 +1,19 @@
+//! Backups as their users see them: memory disks behind fault filters, guests above, a job in between.
+
+#![expect(clippy::unwrap_used, reason = "in a test, an error is a failure")]
+#![expect(
+    clippy::print_stderr,
+    reason = "says which test hangs before it ends the process"
+)]
+
+mod cancel;
+mod content;
+mod drain;
+mod ends;
+mod errors;
+mod failed_save;
+mod guests;
+mod pause;
+mod refusals;
+mod speed;
+mod world;
