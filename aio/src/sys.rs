@@ -226,6 +226,26 @@ pub fn zero_device(device: BorrowedFd<'_>, offset_bytes: u64, len_bytes: u64) ->
     block_range_ioctl(device, 0x127f, offset_bytes, len_bytes)
 }
 
+/// Whether anybody has the regular file `file`, itself open for reading only, open for writing.
+///
+/// Asks for a read lease, which the kernel grants only when nobody has, and gives it back at once.
+///
+/// # Errors
+///
+/// The system's: `EACCES` where the caller neither owns the file nor may take leases, `EINVAL` where
+/// the file system has none.
+pub fn has_writer(file: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: takes numbers only.
+    match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) }) {
+        Ok(_) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(true),
+        Err(error) => return Err(error),
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) })?;
+    Ok(false)
+}
+
 /// Length of a block device in bytes.
 ///
 /// # Errors
@@ -279,4 +299,26 @@ pub fn direct_alignment(file: BorrowedFd<'_>) -> io::Result<Option<DirectAlignme
 pub(crate) fn is_regular(fd: &crate::fd::Fd) -> io::Result<bool> {
     let kind = nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT;
     Ok(kind == libc::S_IFREG || kind == libc::S_IFDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::AsFd};
+
+    use super::has_writer;
+
+    #[test]
+    fn a_writer_of_a_file_is_noticed_while_it_has_the_file_open() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (path, writer) = (file.path().to_owned(), file.as_file());
+        let reader = File::open(&path).unwrap();
+
+        assert!(
+            has_writer(reader.as_fd()).unwrap(),
+            "{writer:?} is open for writing"
+        );
+        let path = file.into_temp_path();
+        assert!(!has_writer(reader.as_fd()).unwrap());
+        path.close().unwrap();
+    }
 }

@@ -23,7 +23,7 @@ const CLOCKS: &[(&str, &str)] = &[
     ("aio/src/clock.rs", "the one real clock"),
     ("benches/", "measures time"),
     ("longshore/src/main.rs", "tells a person how long it took"),
-    ("longshore/src/commands/", "tells a person how long it took"),
+    ("longshore/src/cli/", "tells a person how long it took"),
     ("xtask/", "tells a person how long it took"),
 ];
 
