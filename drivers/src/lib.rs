@@ -2,7 +2,7 @@
 //!
 //! | Job driver | reads | writes | leaves behind |
 //! |---|---|---|---|
-//! | [`backup`] | the source, through its copy-before-write filter | the target | the source as it was at the instant the job began |
+//! | [`backup`] | the source, through its filter | the target | the source at the instant of the start |
 
 #![forbid(unsafe_code)]
 
