@@ -392,11 +392,8 @@ impl BackupDriver {
     async fn copy_all(&self, job: &JobContext) -> Result<(), JobError> {
         let (cbw, engine) = self.tools().expect("held until clean");
         engine.run(job, || whole(&cbw)).await?;
-        loop {
-            let flushed = cbw.block_copy().target().flush(job.context()).await;
-            // What a guest wrote after a failed save was read as the source's: look last.
-            whole(&cbw)?;
-            let Err(error) = flushed else { return Ok(()) };
+        let target = cbw.block_copy().target();
+        while let Err(error) = target.flush(job.context()).await {
             let policy = match self.policies.target {
                 // A job that says that it is complete without a flush would lie.
                 OnError::Ignore => OnError::Report,
@@ -410,6 +407,7 @@ impl BackupDriver {
                 return Err(JobError::cancelled());
             }
         }
+        Ok(())
     }
 }
 

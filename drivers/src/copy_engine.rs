@@ -112,7 +112,8 @@ impl CopyEngine {
 
     /// Copies until nothing is left, the job is cancelled, `check` objects, or an error is not to be survived.
     ///
-    /// Nothing of it is in flight when it returns.
+    /// `check` has the last word, after everything is copied. Nothing of the engine is in flight
+    /// when this returns.
     pub(crate) async fn run(
         &self,
         job: &JobContext,
@@ -133,7 +134,6 @@ impl CopyEngine {
             if job.is_cancelled() {
                 return Err(JobError::cancelled());
             }
-            check()?;
             if lock(&self.state).error.is_some() {
                 self.settle().await;
             }
@@ -146,6 +146,8 @@ impl CopyEngine {
             let delay_ns = self.launch(job, &mut pace);
             let is_complete = self.copy.is_complete();
             self.tell_progress(job);
+            // Only now, so that it speaks for everything that was read.
+            check()?;
             if is_complete {
                 return Ok(());
             }
@@ -306,3 +308,6 @@ pub(crate) fn job_error(error: BlockError) -> JobError {
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

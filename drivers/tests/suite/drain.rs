@@ -1,27 +1,21 @@
 //! A drain of a node that a backup uses pauses the job and waits until it stands still.
 
-use block::{
-    Node,
-    nodes::{FaultAction, FaultOp},
-};
+use block::nodes::{FaultAction, FaultOp};
 use job::JobStatus;
 
-use super::world::{MIB, World, first, on_each_backend, options, range, seen, settle};
+use super::world::{MIB, Side, World, first, on_each_backend, options, range, seen, settle};
 
 #[test]
 fn a_drain_of_either_node_waits_for_the_job_and_holds_it() {
     on_each_backend(|cx| async move {
-        for node in [
-            |world: &World| world.source.clone(),
-            |world: &World| world.target.clone(),
-        ] {
+        for side in Side::BOTH {
             let world = World::full(&cx, 8 * MIB).await;
             world
                 .at_target
                 .add(first(FaultOp::Write, 2, FaultAction::Hold));
             let backup = world.start(options()).await.unwrap();
             world.at_target.wait_held(2).await;
-            let (graph, node) = (world.graph.clone(), node(&world));
+            let (graph, node) = (world.graph.clone(), world.node(side).clone());
             let draining = cx.spawn(async move { graph.drain(&[node]).await });
             settle(&cx).await;
             assert!(!draining.is_finished(), "two requests are in flight");
@@ -64,13 +58,9 @@ fn sections_nest_with_each_other_and_with_a_pause_of_the_user() {
 #[test]
 fn a_backup_that_starts_while_a_node_is_drained_waits_for_the_section() {
     on_each_backend(|cx| async move {
-        for at_source in [true, false] {
+        for side in Side::BOTH {
             let world = World::full(&cx, 2 * MIB).await;
-            let node: &Node = if at_source {
-                &world.source
-            } else {
-                &world.target
-            };
+            let node = world.node(side);
             let section = world.drain(node).await;
             let backup = world.start(options()).await.unwrap();
             settle(&cx).await;

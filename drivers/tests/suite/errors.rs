@@ -9,19 +9,12 @@ use drivers::backup::BackupOptions;
 use job::{JobOutcome, JobStatus};
 
 use super::world::{
-    MIB, World, cluster, fail, first, on_each_backend, options, seen, settle, until, with_clock,
+    MIB, Side, World, cluster, fail, first, on_each_backend, options, seen, settle, until,
+    with_clock,
 };
 
 /// The side of a backup that fails, and how events call it.
-#[derive(Clone, Copy, Debug)]
-enum Side {
-    Source,
-    Target,
-}
-
 impl Side {
-    const BOTH: [Self; 2] = [Self::Source, Self::Target];
-
     fn op(self) -> FaultOp {
         match self {
             Self::Source => FaultOp::Read,

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "in a test, an error is a failure")]
 #![expect(
     clippy::print_stderr,
-    reason = "says which test hangs before it ends the process"
+    clippy::print_stdout,
+    reason = "says which test hangs before it ends the process, and the seed of one that fails"
 )]
 
 mod cancel;
@@ -13,7 +14,10 @@ mod ends;
 mod errors;
 mod failed_save;
 mod guests;
+mod instant;
+mod oracle;
 mod pause;
 mod refusals;
 mod speed;
+mod threads;
 mod world;

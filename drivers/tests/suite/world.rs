@@ -78,6 +78,17 @@ impl Watch {
     }
 }
 
+/// Source or target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Side {
+    Source,
+    Target,
+}
+
+impl Side {
+    pub(crate) const BOTH: [Self; 2] = [Self::Source, Self::Target];
+}
+
 /// The disks, without a loop. Any thread.
 #[derive(Clone)]
 pub(crate) struct Disks {
@@ -115,6 +126,14 @@ impl Disks {
     /// A user of the source that reads and writes.
     pub(crate) fn guest(&self) -> Child {
         attach(&self.graph, &self.source)
+    }
+
+    /// One of the two nodes.
+    pub(crate) fn node(&self, side: Side) -> &Node {
+        match side {
+            Side::Source => &self.source,
+            Side::Target => &self.target,
+        }
     }
 
     pub(crate) async fn drain(&self, node: &Node) -> DrainedSection {
@@ -190,6 +209,11 @@ impl Deref for World {
 }
 
 impl World {
+    /// The disks alone, for another world.
+    pub(crate) fn disks(&self) -> Disks {
+        self.disks.clone()
+    }
+
     /// Empty disks.
     pub(crate) fn new(cx: &AioContext, len_bytes: u64) -> Self {
         Self::with_disks(cx, Disks::new(len_bytes))
@@ -338,11 +362,19 @@ pub(crate) async fn read(edge: &Child, cx: &AioContext, range: ByteRange) -> Vec
     buf.to_vec()
 }
 
-/// Bytes that name their place and who wrote them; none is zero.
+/// Bytes that depend on their place and on who wrote them; none is zero.
 pub(crate) fn pattern(range: ByteRange, writer: u64) -> Vec<u8> {
-    let byte = |offset: u64| 1 + (offset / 512 * 7 + offset + writer * 31) % 255;
-    let bytes = (range.start()..range.end()).map(|offset| u8::try_from(byte(offset)).unwrap());
-    bytes.collect()
+    const BLOCK: u64 = 512;
+    let ring: Vec<u8> = (1..=255).cycle().take(255 + in_memory(BLOCK)).collect();
+    let (first, last) = (range.start() / BLOCK, range.end().div_ceil(BLOCK));
+    let mut bytes = Vec::with_capacity(in_memory((last - first) * BLOCK));
+    for block in first..last {
+        let turned = in_memory((block * 7 + block * BLOCK + writer * 31) % 255);
+        bytes.extend_from_slice(&ring[turned..][..in_memory(BLOCK)]);
+    }
+    bytes.drain(..in_memory(range.start() - first * BLOCK));
+    bytes.truncate(in_memory(range.len()));
+    bytes
 }
 
 pub(crate) fn in_memory(bytes: u64) -> usize {
