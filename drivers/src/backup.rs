@@ -97,7 +97,7 @@ pub enum BackupError {
         to: String,
         /// Why.
         #[source]
-        source: BlockError,
+        source: Box<BlockError>,
     },
     /// The job cannot be made.
     #[error(transparent)]
@@ -149,7 +149,7 @@ impl Backup {
         let refused = |error: BlockError| BackupError::Node {
             from: source.name().to_owned(),
             to: target.name().to_owned(),
-            source: error,
+            source: Box::new(error),
         };
         let block_job = BlockJob::new(&options.job_id, "backup", graph, context);
         block_job.set_speed(options.speed_bytes_per_s);

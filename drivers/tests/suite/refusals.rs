@@ -21,7 +21,7 @@ async fn node_refused(world: &World, options: BackupOptions) -> BlockError {
         unreachable!("{refused:?}");
     };
     assert_eq!((from.as_str(), to.as_str()), ("source", "target"));
-    source
+    *source
 }
 
 #[test]
@@ -106,7 +106,7 @@ async fn node_refused_while_running(world: &World) -> BlockError {
     let Err(BackupError::Node { source, .. }) = refused else {
         unreachable!("{refused:?}");
     };
-    source
+    *source
 }
 
 #[test]
