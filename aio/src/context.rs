@@ -272,7 +272,7 @@ impl AioContext {
         self.submit_work(Box::new(move || {
             let mut op = op;
             let result = workers::run(&mut op);
-            shared.post(Post::Completed(Completion { key, op, result }));
+            shared.post(Post::Completed(Box::new(Completion { key, op, result })));
         }));
     }
 

@@ -34,8 +34,8 @@ pub(crate) enum Post {
     BottomHalf(Arc<BottomHalfShared>),
     /// A one-shot bottom half.
     OneShot(OneShot),
-    /// A worker has run an operation.
-    Completed(Completion),
+    /// A worker has run an operation. Boxed: every slot of the inbox is as large as the largest post.
+    Completed(Box<Completion>),
 }
 
 /// The part of a context that is shared between threads.

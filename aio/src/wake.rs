@@ -55,6 +55,11 @@ impl WakeState {
         self.notified.store(true, Ordering::Release);
     }
 
+    /// Whether there is word to take; a hint, for those who look before they sleep.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.notified.load(Ordering::Relaxed)
+    }
+
     /// Takes the word left by [`Self::set_notified`]. Home thread only.
     pub(crate) fn take_notified(&self) -> bool {
         self.notified.load(Ordering::Relaxed) && self.notified.swap(false, Ordering::AcqRel)

@@ -163,7 +163,11 @@ impl AioContext {
             Wait::No | Wait::Forever => began_ns + budget_ns,
         };
         loop {
-            if self.inner.shared.has_posts() || self.with_backend(|backend| backend.has_news()) {
+            let shared = &self.inner.shared;
+            if shared.has_posts() || shared.wake_state().is_notified() {
+                return true;
+            }
+            if self.with_backend(|backend| backend.has_news()) {
                 return true;
             }
             if self.inner.clock.now_ns() >= until_ns {
@@ -200,7 +204,7 @@ impl AioContext {
                     .due
                     .borrow_mut()
                     .push_back(Due::OneShot(callback)),
-                Post::Completed(completion) => self.complete(completion),
+                Post::Completed(completion) => self.complete(*completion),
             }
         }
     }
