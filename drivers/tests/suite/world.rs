@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    io::{self, Write as _},
     ops::Deref,
     sync::{Arc, Mutex, mpsc},
     time::Duration,
@@ -66,7 +67,8 @@ impl Watch {
         let test = std::thread::current().name().map(str::to_owned);
         std::thread::spawn(move || {
             if end.recv_timeout(HANGS_AFTER) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("{test:?} hangs");
+                // Not by a macro, whose output belongs to the test and would be lost with it.
+                drop(writeln!(io::stderr(), "{test:?} hangs"));
                 std::process::abort();
             }
         });
