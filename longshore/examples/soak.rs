@@ -1,0 +1,286 @@
+//! Backups in a row of an image that four guests write over NBD, each compared with its instant: `cargo run --release --example soak`.
+//!
+//! Nothing that is checked does the checking: the guests speak NBD by themselves, over a socket of
+//! the standard library, and the files are compared by plain reads. Rounds take turns:
+//!
+//! - In odd rounds the guests hold still with no request in flight, the image is read, the backup
+//!   starts, the guests go on. The target must be what was read, byte for byte.
+//! - In even rounds nobody holds still. The target must be a cut: what each guest had done at one
+//!   moment between the call of the start and its return, the same moment for all of them.
+//!
+//! Each round has an engine and an export of its own; the backends take turns, and so do targets
+//! that are new and targets with the last backup in them.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that tells how it goes"
+)]
+
+use std::{
+    env,
+    error::Error,
+    fs::{self, File},
+    hash::{BuildHasher, RandomState},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::Instant,
+};
+
+use aio::BackendKind;
+use block::{Node, copy::TargetContent, nodes::FileOptions};
+use longshore::{
+    BackupOptions, Engine, EngineConfig,
+    export::{ExportOptions, NbdAddress, NbdServer, NbdServerOptions},
+};
+
+#[path = "soak/crowd.rs"]
+mod crowd;
+#[path = "soak/cut.rs"]
+mod cut;
+#[path = "soak/guest.rs"]
+mod guest;
+#[path = "soak/writer.rs"]
+mod writer;
+
+use crowd::Crowd;
+use writer::{Chance, Entry, Writer};
+
+const USAGE: &str = "usage: soak [--rounds N] [--seed N] [--size BYTES] [--folder DIR]";
+const WRITERS: usize = 4;
+const MIB: usize = 1 << 20;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+struct Plan {
+    rounds: u64,
+    seed: u64,
+    size: usize,
+    folder: PathBuf,
+}
+
+impl Plan {
+    fn from_args() -> Result<Self, Failure> {
+        let mut plan = Self {
+            rounds: 100,
+            seed: RandomState::new().hash_one(0),
+            size: 256 * MIB,
+            folder: env::temp_dir().join(format!("longshore-soak-{}", std::process::id())),
+        };
+        let mut args = env::args().skip(1);
+        while let Some(name) = args.next() {
+            let value = args.next().ok_or(USAGE)?;
+            match name.as_str() {
+                "--rounds" => plan.rounds = value.parse()?,
+                "--seed" => plan.seed = value.parse()?,
+                "--size" => plan.size = value.parse()?,
+                "--folder" => plan.folder = value.into(),
+                _ => return Err(USAGE.into()),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.join("image.raw")
+    }
+
+    fn target(&self) -> PathBuf {
+        self.folder.join("target.raw")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("nbd.sock")
+    }
+}
+
+/// What is different about one round.
+#[derive(Clone, Copy)]
+struct Round {
+    number: u64,
+    seed: u64,
+    backend: BackendKind,
+    target_content: TargetContent,
+}
+
+impl Round {
+    fn is_quiet(self) -> bool {
+        self.number % 2 == 1
+    }
+}
+
+fn main() -> ExitCode {
+    let plan = match Plan::from_args() {
+        Ok(plan) => plan,
+        Err(failure) => {
+            eprintln!("{failure}");
+            return ExitCode::from(2);
+        }
+    };
+    match soak(&plan) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!(
+                "{failure}\nseed {}, files in {}",
+                plan.seed,
+                plan.folder.display()
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn soak(plan: &Plan) -> Result<(), Failure> {
+    fs::create_dir_all(&plan.folder)?;
+    let mut chance = Chance::new(plan.seed);
+    make_image(&plan.image(), plan.size, &mut chance)?;
+    let backends: Vec<_> = match aio::probe_io_uring() {
+        Ok(_) => vec![BackendKind::IoUring, BackendKind::Epoll],
+        Err(_) => vec![BackendKind::Epoll],
+    };
+    let (started, mut writes, mut per_backend) = (Instant::now(), 0, [0, 0]);
+    for number in 1..=plan.rounds {
+        // Each pair of rounds, quiet and not, has a backend; each pair of these a kind of target.
+        let turn = usize::try_from((number - 1) / 2)?;
+        let round = Round {
+            number,
+            seed: chance.next(),
+            backend: backends[turn % backends.len()],
+            target_content: match turn / 2 % 2 {
+                0 => TargetContent::Zero,
+                _ => TargetContent::Unknown,
+            },
+        };
+        let kind = if round.is_quiet() { "quiet" } else { "moving" };
+        writes += one_round(plan, round)
+            .map_err(|failure| format!("round {number} ({kind}, {}): {failure}", round.backend))?;
+        per_backend[usize::from(round.backend == BackendKind::Epoll)] += 1;
+        if number % 10 == 0 {
+            let seconds = started.elapsed().as_secs_f64();
+            println!(
+                "{number} of {} backups, {writes} guest writes, {seconds:.1} s",
+                plan.rounds
+            );
+        }
+    }
+    fs::remove_dir_all(&plan.folder)?;
+    println!(
+        "{0} of {0} backups equal their instant ({1} io_uring, {2} epoll), seed {3}",
+        plan.rounds, per_backend[0], per_backend[1], plan.seed
+    );
+    Ok(())
+}
+
+/// Data and holes in turns.
+fn make_image(path: &Path, size: usize, chance: &mut Chance) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.set_len(size as u64)?;
+    let mut at = 0;
+    while at < size {
+        let len = (1 + chance.below(4 * MIB)).min(size - at);
+        if chance.below(2) == 0 {
+            io::Seek::seek(&mut file, io::SeekFrom::Start(at as u64))?;
+            file.write_all(&writer::stamped(chance.next(), len))?;
+        }
+        at += len;
+    }
+    Ok(())
+}
+
+/// One backup and its check; returns how many requests the guests made.
+fn one_round(plan: &Plan, round: Round) -> Result<usize, Failure> {
+    if round.target_content == TargetContent::Zero || !plan.target().exists() {
+        File::create(plan.target())?.set_len(plan.size as u64)?;
+    }
+    let first = fs::read(plan.image())?;
+    let (logs, moment) = run_guests(plan, round)?;
+    let copy = fs::read(plan.target())?;
+    match moment {
+        Moment::Read(image) => cut::check_equal(&image, &copy)?,
+        Moment::Between(called, returned) => {
+            cut::check_cut(&logs, &first, &copy, (called, returned))?;
+        }
+    }
+    let written = cut::replay(&logs, first);
+    cut::check_equal(&written, &fs::read(plan.image())?)
+        .map_err(|failure| format!("the image is not what the guests wrote: {failure}"))?;
+    Ok(logs.iter().map(Vec::len).sum())
+}
+
+/// What is known of the instant of a backup.
+enum Moment {
+    /// The image as it was then.
+    Read(Vec<u8>),
+    /// Two ticks of the crowd that it lies between.
+    Between(u64, u64),
+}
+
+/// Guests write before, during and after a backup; returns what each of them did.
+fn run_guests(plan: &Plan, round: Round) -> Result<(Vec<Vec<Entry>>, Moment), Failure> {
+    let engine = Engine::start(EngineConfig {
+        backend: Some(round.backend),
+        ..EngineConfig::default()
+    })?;
+    let open = |name, path| engine.open_file(Some(name), &FileOptions::new(path));
+    let source = open("source", plan.image())?.node;
+    let target = open("target", plan.target())?.node;
+    let address = NbdAddress::Unix(plan.socket());
+    let options = NbdServerOptions::default();
+    let server = NbdServer::start(engine.handle(), engine.graph(), &address, options)?;
+    server.add_export(ExportOptions {
+        writable: true,
+        ..ExportOptions::new("disk", &source)
+    })?;
+
+    let (crowd, socket) = (Crowd::new(WRITERS), plan.socket());
+    let (logs, moment) = thread::scope(|scope| {
+        let guests: Vec<_> = (0..WRITERS)
+            .map(|number| Writer::new((number, WRITERS), plan.size, round.seed))
+            .map(|writer| scope.spawn(|| writer.run(&socket, &crowd)))
+            .collect();
+        let moment = back_up(plan, round, &engine, (&source, &target), &crowd);
+        crowd.stop();
+        let logs: Result<Vec<_>, Failure> = guests
+            .into_iter()
+            .map(|guest| {
+                guest
+                    .join()
+                    .unwrap_or_else(|_| Err("a guest panicked".into()))
+            })
+            .collect();
+        (logs, moment)
+    });
+    server.stop();
+    let moment = moment?;
+    Ok((logs?, moment))
+}
+
+/// Runs a backup to its end.
+fn back_up(
+    plan: &Plan,
+    round: Round,
+    engine: &Engine,
+    (source, target): (&Node, &Node),
+    crowd: &Crowd,
+) -> Result<Moment, Failure> {
+    crowd.wait_requests(Chance::new(round.seed).below(3000));
+    let options = BackupOptions {
+        target_content: round.target_content,
+        ..BackupOptions::new("soak")
+    };
+    let (backup, moment) = if round.is_quiet() {
+        crowd.hold();
+        let image = fs::read(plan.image())?;
+        let backup = engine.backup(source, target, options)?;
+        crowd.go_on();
+        (backup, Moment::Read(image))
+    } else {
+        let called = crowd.tick();
+        let backup = engine.backup(source, target, options)?;
+        (backup, Moment::Between(called, crowd.tick()))
+    };
+    backup.job().wait_blocking().into_result()?;
+    Ok(moment)
+}
