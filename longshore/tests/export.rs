@@ -244,10 +244,8 @@ impl Client {
                 return Some(reply);
             }
             let mut byte = [0];
-            match self.stream.read(&mut byte) {
-                Ok(1) => bytes.push(byte[0]),
-                _ => return None,
-            }
+            self.stream.read_exact(&mut byte).ok()?;
+            bytes.push(byte[0]);
         }
     }
 
@@ -303,7 +301,7 @@ impl Client {
     }
 
     fn is_over(&mut self) -> bool {
-        matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
+        self.stream.read_exact(&mut [0]).is_err()
     }
 }
 
@@ -740,7 +738,15 @@ fn a_drain_waits_for_what_is_under_way_and_for_no_client() {
 fn a_stop_does_not_wait_for_the_end_of_a_drained_section() {
     on_both(|world| {
         let (graph, node) = (world.graph.clone(), world.node.clone());
+        // One whose request has begun, and will wait with its first piece.
+        let mut slow = world.client();
+        let long = slow.request(Command::Write, 0, 8 * MIB);
+        slow.send(&long, &[1; 1000]);
+        world.pause(20_000_000);
         let section = world.run(move |_| async move { graph.drain(&[node]).await });
+        let rest = slow.stream.try_clone().unwrap();
+        rest.set_nonblocking(true).unwrap();
+        world.wait_until(|| (&rest).write(&[1; 4096]).is_err());
         let mut client = world.client();
         let request = client.request(Command::Write, 0, 512);
         client.send(&request, &[2; 512]);
