@@ -74,7 +74,7 @@ pub(crate) fn run(args: &args::Backup, session: &Session) -> Result<Done, Failur
         }
         Err(failure) => {
             let failure = failure.or_advise(how_to_go_on(&target));
-            if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) {
+            if failure.exit.is_by_signal() {
                 // The copy is gone; what may hang in the kernel is left to it.
                 drop(target);
                 session.output.end(&failure);
@@ -165,6 +165,7 @@ struct Told {
     len_bytes: u64,
     elapsed: Duration,
     is_verified: bool,
+    engine: String,
 }
 
 /// One copy under way.
@@ -218,6 +219,7 @@ impl Task<'_> {
             len_bytes: report.len_bytes,
             elapsed,
             is_verified,
+            engine: self.engine.describe().to_owned(),
         })
     }
 
@@ -373,6 +375,7 @@ fn tell(told: &Told, args: &args::Backup, session: &Session) -> Done {
         len_bytes,
         elapsed,
         is_verified,
+        engine,
     } = told;
     let average = units::per_second(moved_bytes(counters), *elapsed);
     let (source, target) = (args.source.display(), args.target.display());
@@ -387,6 +390,7 @@ fn tell(told: &Told, args: &args::Backup, session: &Session) -> Done {
         format!("  bytes     {}", counter_text(counters)),
         format!("  average   {}", units::rate(average)),
         format!("  verified  {verified}"),
+        format!("  engine    {engine}"),
         format!("  target    {target}"),
         format!("  next      longshore verify '{target}' --against '{source}'"),
     ];

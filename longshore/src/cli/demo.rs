@@ -7,6 +7,7 @@ mod proof;
 
 use std::{
     fs::File,
+    io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -215,10 +216,10 @@ impl Demo<'_> {
     /// Lets the guest write, takes a backup in the middle, and lets it write on.
     fn back_up(&self, engine: &Engine, nodes: [&Node; 2], alone: Duration) -> Result<Ran, Failure> {
         let events = &self.session.events;
-        let failed = |error: std::io::Error| Failure::io("the guest failed", &error);
         let ticks = Ticks::default();
         let started = Instant::now();
-        let guest = Guest::start(&self.socket(), EXPORT, self.image, &ticks).map_err(failed)?;
+        let guest = Guest::start(&self.socket(), EXPORT, self.image, &ticks)
+            .map_err(|error| guest_failure(&error))?;
         events.sleep(alone).map_err(stopped)?;
         let alone = started.elapsed();
         let title = "3/4 full backup while it writes".to_owned();
@@ -253,7 +254,7 @@ impl Demo<'_> {
         progress.end();
         outcome?;
         events.sleep(AFTERWARDS).map_err(stopped)?;
-        let logs = guest.stop().map_err(failed)?;
+        let logs = guest.stop().map_err(|error| guest_failure(&error))?;
         let report = backup.report();
         Ok(Ran {
             logs,
@@ -302,7 +303,7 @@ impl Demo<'_> {
         output.record("event", record);
     }
 
-    /// The proof; a copy that does not pass is kept to be looked at by nobody but this failure's text.
+    /// Proves the copy, and that the guest lost nothing.
     fn check(&self, ran: &Ran) -> Result<Done, Failure> {
         let output = self.output();
         output.print("4/4 check");
@@ -339,6 +340,17 @@ impl Demo<'_> {
             "writes_after": all - before,
         }))))
     }
+}
+
+/// A guest that reads something else than it wrote is the worst that can happen.
+fn guest_failure(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::InvalidData {
+        return Failure::new(
+            Exit::Mismatch,
+            format!("FAILED: the guest lost a write: {error}"),
+        );
+    }
+    Failure::io("the guest failed", error)
 }
 
 fn stopped(exit: Exit) -> Failure {

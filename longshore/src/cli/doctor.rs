@@ -26,6 +26,8 @@ const OPEN_FILES_WANTED: u64 = 256;
 /// One thing that was looked at.
 struct Finding {
     name: &'static str,
+    /// Name of the field in the record.
+    key: &'static str,
     /// For people.
     text: String,
     /// For programs.
@@ -33,9 +35,14 @@ struct Finding {
 }
 
 impl Finding {
-    fn new(name: &'static str, text: impl Into<String>, value: Value) -> Self {
+    fn new(
+        (name, key): (&'static str, &'static str),
+        text: impl Into<String>,
+        value: Value,
+    ) -> Self {
         Self {
             name,
+            key,
             text: text.into(),
             value,
         }
@@ -61,7 +68,7 @@ pub(crate) fn run(args: &args::Doctor, session: &Session) -> Result<Done, Failur
         session
             .output
             .print(&format!("{:<14} {}", finding.name, finding.text));
-        record.insert(finding.name.replace([' ', '/'], "_"), finding.value);
+        record.insert(finding.key.to_owned(), finding.value);
     }
     if works {
         return Ok(Done::with(record));
@@ -76,19 +83,19 @@ pub(crate) fn run(args: &args::Doctor, session: &Session) -> Result<Done, Failur
 
 fn kernel() -> Finding {
     let release = line("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned());
-    Finding::new("kernel", release.clone(), json!(release))
+    Finding::new(("kernel", "kernel"), release.clone(), json!(release))
 }
 
 fn io_uring() -> Finding {
     let switch = line("/proc/sys/kernel/io_uring_disabled");
     match aio::probe_io_uring() {
         Ok(()) => Finding::new(
-            "io_uring",
+            ("io_uring", "io_uring"),
             "yes",
             json!({ "available": true, "why": null, "io_uring_disabled": switch }),
         ),
         Err((why, error)) => Finding::new(
-            "io_uring",
+            ("io_uring", "io_uring"),
             format!("no: {why} ({error})"),
             json!({ "available": false, "why": why, "io_uring_disabled": switch }),
         ),
@@ -98,11 +105,11 @@ fn io_uring() -> Finding {
 fn engine_used(engine: &Result<Engine, aio::AioError>) -> Finding {
     match engine {
         Ok(engine) => Finding::new(
-            "engine",
+            ("engine", "engine"),
             engine.describe(),
             json!({ "backend": engine.backend().to_string(), "features": engine.describe() }),
         ),
-        Err(error) => Finding::new("engine", format!("none: {error}"), Value::Null),
+        Err(error) => Finding::new(("engine", "engine"), format!("none: {error}"), Value::Null),
     }
 }
 
@@ -116,7 +123,7 @@ fn locked_memory() -> Finding {
         Some(bytes) => units::bytes(bytes),
         None => "unlimited".to_owned(),
     };
-    Finding::new("locked memory", text, json!(limit))
+    Finding::new(("locked memory", "locked_memory_bytes"), text, json!(limit))
 }
 
 fn open_files() -> Finding {
@@ -128,7 +135,7 @@ fn open_files() -> Finding {
         Some(count) => count.to_string(),
         None => "unlimited".to_owned(),
     };
-    Finding::new("open files", text, json!(limit))
+    Finding::new(("open files", "open_files"), text, json!(limit))
 }
 
 fn huge_pages() -> Finding {
@@ -142,7 +149,7 @@ fn huge_pages() -> Finding {
         Some(chosen) => chosen.to_owned(),
         None => "unknown".to_owned(),
     };
-    Finding::new("huge pages", text, json!(chosen))
+    Finding::new(("huge pages", "huge_pages"), text, json!(chosen))
 }
 
 /// Direct I/O on the file itself, or on a nameless file in the folder.
@@ -160,7 +167,7 @@ fn direct_io(path: &Path) -> Result<Finding, Failure> {
     };
     let unknown = |why: String| {
         Finding::new(
-            "direct I/O",
+            ("direct I/O", "direct_io"),
             format!("unknown on {shown}: {why}"),
             Value::Null,
         )
@@ -171,12 +178,12 @@ fn direct_io(path: &Path) -> Result<Finding, Failure> {
     };
     Ok(match sys::direct_alignment(file.as_fd()) {
         Ok(Some(align)) => Finding::new(
-            "direct I/O",
+            ("direct I/O", "direct_io"),
             format!(
                 "yes on {shown}, offsets in multiples of {} bytes, memory of {}",
                 align.offset_bytes, align.memory_bytes
             ),
-            json!({ "offset_alignment": align.offset_bytes, "memory_alignment": align.memory_bytes }),
+            json!({ "offset_alignment_bytes": align.offset_bytes, "memory_alignment_bytes": align.memory_bytes }),
         ),
         Ok(None) => unknown("its file system does not say".to_owned()),
         Err(error) => unknown(error.to_string()),
@@ -195,7 +202,7 @@ fn restrictions() -> Finding {
     let has_seccomp = field("Seccomp").is_some_and(|mode| mode != "0");
     let marks = ["/.dockerenv", "/run/.containerenv"];
     let is_container = marks.iter().any(|mark| Path::new(mark).exists());
-    let memory = line("/sys/fs/cgroup/memory.max").filter(|limit| limit != "max");
+    let bytes = line("/sys/fs/cgroup/memory.max").and_then(|limit| limit.parse().ok());
     let mut found = Vec::new();
     if is_container {
         found.push("in a container".to_owned());
@@ -203,7 +210,7 @@ fn restrictions() -> Finding {
     if has_seccomp {
         found.push("system calls are filtered (seccomp)".to_owned());
     }
-    if let Some(bytes) = memory.as_deref().and_then(|limit| limit.parse().ok()) {
+    if let Some(bytes) = bytes {
         found.push(format!("memory limited to {}", units::bytes(bytes)));
     }
     let text = if found.is_empty() {
@@ -211,8 +218,9 @@ fn restrictions() -> Finding {
     } else {
         found.join(", ")
     };
-    let value = json!({ "container": is_container, "seccomp": has_seccomp, "memory_max": memory });
-    Finding::new("restrictions", text, value)
+    let value =
+        json!({ "container": is_container, "seccomp": has_seccomp, "memory_max_bytes": bytes });
+    Finding::new(("restrictions", "restrictions"), text, value)
 }
 
 /// The soft limit of this process that the system calls `name`; `None` if it has none.

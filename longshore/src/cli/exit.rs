@@ -102,6 +102,11 @@ impl Exit {
         self.row().3
     }
 
+    /// Whether a signal ended the command.
+    pub(crate) fn is_by_signal(self) -> bool {
+        matches!(self, Self::Interrupted | Self::Terminated)
+    }
+
     /// The table as the help shows it.
     pub(crate) fn table() -> String {
         let mut text = String::from("Exit codes:\n");

@@ -75,8 +75,8 @@ pub(crate) fn run(args: &args::Info, session: &Session) -> Result<Done, Failure>
         "dirty-flag": false,
         "incomplete": is_incomplete,
         "direct-io": direct.map(|align| json!({
-            "offset-alignment": align.offset_bytes,
-            "memory-alignment": align.memory_bytes,
+            "offset-alignment-bytes": align.offset_bytes,
+            "memory-alignment-bytes": align.memory_bytes,
         })),
         "locked-by-others": { "used": used, "not-shared": unshared },
     }))))

@@ -52,8 +52,6 @@ impl Blocked {
             set.add(signal);
         }
         set.thread_block()?;
-        // Blocked and never waited for: a limit on the size of files is an error like any other.
-        SigSet::from(Signal::SIGXFSZ).thread_block()?;
         Ok(Self(set))
     }
 

@@ -59,7 +59,13 @@ pub(crate) fn run(args: &args::Verify, session: &Session) -> Result<Done, Failur
         job: super::backup::job_id(&args.image),
     };
     let started = Instant::now();
-    let blake3 = compare(&engine, session, &sides)?;
+    let blake3 = match compare(&engine, session, &sides) {
+        Err(failure) if failure.exit.is_by_signal() => {
+            // What may hang in the kernel is left to it.
+            session.output.end(&failure)
+        }
+        compared => compared?,
+    };
     let output = &session.output;
     output.print(&format!(
         "ok   '{}' equals '{}': {} compared in {}",

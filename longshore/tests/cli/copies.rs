@@ -78,7 +78,7 @@ fn an_aligned_image_is_copied_without_a_second_buffer() {
     let world = World::new();
     world.random("a.img", 8 << 20);
     let doctor = world.run_ok(&["doctor", "--json", "a.img"]).result();
-    if doctor["direct_I_O"].is_null() {
+    if doctor["direct_io"].is_null() {
         return skip("O_DIRECT in the folder for temporary files");
     }
     let result = world

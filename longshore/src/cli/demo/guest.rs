@@ -1,11 +1,13 @@
 //! The pretend guest: writers that never pause, each on a connection of its own, and their log.
 //!
-//! It speaks just enough NBD to write, and uses nothing but std, so that it shares no fault with
-//! what it is to try. Every write is stamped with who wrote it, as which of his writes, and where.
+//! It speaks just enough NBD to write and to read, and uses nothing but std, so that it shares no fault
+//! with what it is to try. Every write is stamped with who wrote it, as which of his writes, and
+//! where. Now and then a block is read before it is overwritten: a write that got lost would not show later.
 //! The log has the moment at which each was issued and at which its reply had come, as ticks of
 //! one counter: if one tick is less than another, the one happened before the other.
 
 use std::{
+    collections::HashMap,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
@@ -23,6 +25,8 @@ use super::image::{BLOCK_BYTES, Block, Image, bytes_of, fill_with, mix};
 pub(crate) const WRITERS: u64 = 4;
 /// A server that does not answer for so long never will.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+/// Of so many blocks that are to be overwritten, one is read first.
+const READ_EVERY: u64 = 8;
 /// What every stamp begins with.
 const STAMP: u64 = 0x7374_616d_7065_6421;
 
@@ -157,6 +161,7 @@ struct Writer {
 impl Writer {
     fn run(mut self, is_stopped: &AtomicBool) -> io::Result<Log> {
         let mut log = Log::new();
+        let mut latest = HashMap::new();
         let mut content = [0; BLOCK_BYTES];
         let slots = self.image.slots() / WRITERS;
         let mut chance = mix(self.number);
@@ -164,12 +169,16 @@ impl Writer {
             chance = mix(chance);
             let block = Image::slot_block(chance % slots * WRITERS + self.number);
             let sequence = u64::try_from(log.len()).map_err(io::Error::other)?;
+            if sequence.is_multiple_of(READ_EVERY) {
+                self.check(block, latest.get(&block).copied())?;
+            }
             let stamp = Stamp {
                 writer: self.number,
                 sequence,
                 block,
             };
             stamp.fill(&mut content);
+            latest.insert(block, stamp);
             let started = Instant::now();
             let issued = self.ticks.next();
             self.client.write(sequence, bytes_of(block), &content)?;
@@ -183,9 +192,24 @@ impl Writer {
         self.client.say_goodbye()?;
         Ok(log)
     }
+
+    /// Reads a block that nobody else writes to; it must be as this writer left it.
+    fn check(&mut self, block: u64, latest: Option<Stamp>) -> io::Result<()> {
+        let (mut has, mut wants) = ([0; BLOCK_BYTES], [0; BLOCK_BYTES]);
+        match latest {
+            Some(stamp) => stamp.fill(&mut wants),
+            None => Image::fill(block, &mut wants),
+        }
+        self.client.read(block, bytes_of(block), &mut has)?;
+        if has == wants {
+            return Ok(());
+        }
+        let text = format!("block {block} is not what was written there last");
+        Err(io::Error::new(io::ErrorKind::InvalidData, text))
+    }
 }
 
-/// One connection of an NBD client that can only write.
+/// One connection of an NBD client that can write and read blocks.
 struct Client(UnixStream);
 
 impl Client {
@@ -225,6 +249,18 @@ impl Client {
         request[..28].copy_from_slice(&header(1, cookie, offset_bytes, 4096));
         request[28..].copy_from_slice(content);
         self.0.write_all(&request)?;
+        self.receive(cookie)
+    }
+
+    /// Reads a block.
+    fn read(&mut self, cookie: u64, offset_bytes: u64, content: &mut Block) -> io::Result<()> {
+        self.0.write_all(&header(0, cookie, offset_bytes, 4096))?;
+        self.receive(cookie)?;
+        self.0.read_exact(content)
+    }
+
+    /// Waits for the reply to the one request that is under way.
+    fn receive(&mut self, cookie: u64) -> io::Result<()> {
         let mut reply = [0; 16];
         self.0.read_exact(&mut reply)?;
         expect(
@@ -237,7 +273,7 @@ impl Client {
             &cookie.to_be_bytes(),
             "a reply to another request",
         )?;
-        expect(&reply[4..8], &[0; 4], "a write that failed")
+        expect(&reply[4..8], &[0; 4], "a request that failed")
     }
 
     fn say_goodbye(&mut self) -> io::Result<()> {
