@@ -1,4 +1,5 @@
-//! Two disks in memory, each behind a filter that fails and holds requests, and a registry of jobs, on a loop of their own.
+//! Two disks in memory, each behind a filter that fails and holds requests, and a registry of jobs,
+//! on a loop of their own.
 
 use std::{
     future::Future,

@@ -1,4 +1,5 @@
-//! Backups in a row of an image that four guests write over NBD, each compared with its instant: `cargo run --release --example soak`.
+//! Backups in a row of an image that four guests write over NBD, each compared with its instant:
+//! `cargo run --release --example soak`.
 //!
 //! Nothing that is checked does the checking: the guests speak NBD by themselves, over a socket of
 //! the standard library, and the files are compared by plain reads. Rounds take turns:
@@ -36,13 +37,9 @@ use longshore::{
     export::{ExportOptions, NbdAddress, NbdServer, NbdServerOptions},
 };
 
-#[path = "soak/crowd.rs"]
 mod crowd;
-#[path = "soak/cut.rs"]
 mod cut;
-#[path = "soak/guest.rs"]
 mod guest;
-#[path = "soak/writer.rs"]
 mod writer;
 
 use crowd::Crowd;
