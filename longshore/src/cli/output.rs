@@ -155,7 +155,12 @@ impl Output {
 
     /// The one `result` record; whoever comes second says nothing.
     pub(crate) fn result(&self, exit: Exit, code: u8, rest: Fields) {
-        if !self.is_json() || self.has_result.swap(true, Ordering::SeqCst) {
+        if !self.is_json() {
+            return;
+        }
+        // Held until the record is out: whoever comes second may end the process at once.
+        let _stdout = io::stdout().lock();
+        if self.has_result.swap(true, Ordering::SeqCst) {
             return;
         }
         let mut record = fields(json!({
