@@ -1,7 +1,7 @@
 //! A start that is refused changes nothing.
 
 use block::{
-    Attachment, BlockError, ChildRole, ErrorKind, Permission, Permissions,
+    Attachment, BlockError, ChildRole, ErrorKind, Operation, Permission, Permissions,
     nodes::{FaultAction, FaultOp, FaultRule, MemoryNode, MemoryOptions},
 };
 use drivers::backup::{Backup, BackupError, BackupOptions};
@@ -219,6 +219,32 @@ fn a_writer_below_the_filter_is_refused_while_the_job_runs() {
 
         assert_eq!(above.node(), world.source);
         drop(world.graph.attach(&world.source, export()).unwrap());
+    });
+}
+
+#[test]
+fn what_a_job_uses_is_not_taken_away_or_resized() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, MIB).await;
+        let hold = FaultRule::every(FaultOp::Write, FaultAction::Hold);
+        world.at_target.add(hold);
+        let backup = world.start(options()).await.unwrap();
+
+        let filter = world.guest.node();
+        let refused = [Operation::Remove, Operation::Resize, Operation::Replace];
+        for node in [&world.source, &world.target, &filter] {
+            for operation in refused {
+                let busy = world.graph.check_operation(node, operation).unwrap_err();
+                assert_eq!(busy.kind(), ErrorKind::Busy);
+            }
+            assert!(world.graph.remove_node(node).is_err());
+        }
+        // A source may have several backups, a target none beside its own.
+        let check = |node| world.graph.check_operation(node, Operation::BackupSource);
+        check(&world.source).unwrap();
+        assert!(check(&world.target).is_err());
+        world.at_target.release_all();
+        backup.job().wait().await.into_result().unwrap();
     });
 }
 
