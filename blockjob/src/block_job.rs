@@ -150,6 +150,11 @@ impl BlockJob {
         self.lock().limit.account(len_bytes, now_ns);
     }
 
+    /// Takes back `len_bytes` that were counted and needed no moving after all.
+    pub fn refund(&self, len_bytes: u64) {
+        self.lock().limit.refund(len_bytes);
+    }
+
     /// How long the next request must wait for the speed limit, in nanoseconds.
     #[must_use]
     pub fn delay_ns(&self, now_ns: u64) -> u64 {

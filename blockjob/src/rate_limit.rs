@@ -83,6 +83,13 @@ impl RateLimit {
         self.delay_ns(now_ns)
     }
 
+    /// Takes back `len_bytes` that were counted and turned out to need no moving: zeroes, holes.
+    pub fn refund(&mut self, len_bytes: u64) {
+        if let Some(slice) = &mut self.slice {
+            slice.dispatched_bytes = slice.dispatched_bytes.saturating_sub(len_bytes);
+        }
+    }
+
     /// How many nanoseconds after `now_ns` the next request may go; 0 is now.
     #[must_use]
     pub fn delay_ns(&self, now_ns: u64) -> u64 {
@@ -153,6 +160,17 @@ mod tests {
 
         assert_eq!(before, 0);
         assert_eq!(after, MIB * NS_PER_S);
+    }
+
+    #[test]
+    fn what_is_refunded_delays_nobody() {
+        let mut limit = RateLimit::new(20 * MIB);
+        limit.account(16 * MIB, 0);
+        limit.refund(15 * MIB);
+
+        assert_eq!(limit.delay_ns(0), 0);
+        limit.refund(5 * MIB);
+        assert_eq!(limit.account(2 * MIB, 0), 100 * MS);
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Backup {
     ///
     /// When this returns the instant has been taken: what guests write from now on is not in the
     /// backup, and everything they had been told was written before is. To be called on the main
-    /// context, on whose `cx` the graph changes; the job runs on the context behind `context`.
+    /// context; the job runs on the context behind `context`.
     ///
     /// Dropping the future before it is ready leaves everything as it was.
     ///

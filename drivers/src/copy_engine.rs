@@ -213,13 +213,15 @@ impl CopyEngine {
         };
         let claim = claim.with_data_max(chunk_bytes);
         let (cx, copy, state) = (job.context().clone(), self.copy.clone(), self.state.clone());
-        let job = job.job().clone();
-        self.block_job
-            .account(claim.range().len().min(chunk_bytes), cx.now_ns());
+        let (block_job, job) = (self.block_job.clone(), job.job().clone());
+        // What it will come to is known only when it is done: what was counted too much is given back then.
+        let counted_bytes = claim.range().len().min(chunk_bytes);
+        block_job.account(counted_bytes, cx.now_ns());
         drop(cx.clone().spawn(async move {
             let started_ns = cx.now_ns();
             let result = copy.copy(&cx, claim).await;
             let took_ns = cx.now_ns().saturating_sub(started_ns);
+            block_job.refund(counted_bytes.saturating_sub(moved_bytes(&result)));
             let waker = lock(&state).note(result, took_ns);
             job.wake();
             if let Some(waker) = waker {
@@ -302,6 +304,17 @@ pub(crate) fn job_error(error: BlockError) -> JobError {
     match error.errno() {
         Some(errno) => job_error.with_errno(errno).with_source(error),
         None => job_error.with_source(error),
+    }
+}
+
+/// Bytes that were read and written: what a speed limit is about.
+fn moved_bytes(result: &Result<Outcome, CopyError>) -> u64 {
+    match result {
+        Ok(Outcome {
+            range,
+            class: CopyClass::Copied(_),
+        }) => range.len(),
+        Ok(_) | Err(_) => 0,
     }
 }
 

@@ -431,6 +431,8 @@ impl Backend for Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         self.backlog.clear();
+        // The kernel cancels only what it has been told of.
+        self.enter(Wait::No);
         let everything = types::CancelBuilder::any();
         if let Err(error) = self.ring.submitter().register_sync_cancel(None, everything) {
             tracing::trace!(%error, "nothing was left to cancel");
