@@ -119,6 +119,10 @@ impl Ci<'_> {
                 .env("CARGO_TARGET_DIR", target_dir);
             // A mutant panics, and the traces of its many threads take minutes to print.
             command.env("RUST_BACKTRACE", "0");
+            // Without a bound the larger models run for hours; three show every mistake known so far.
+            if std::env::var_os("LOOM_MAX_PREEMPTIONS").is_none() {
+                command.env("LOOM_MAX_PREEMPTIONS", "3");
+            }
             let summary = test::run_cargo(&mut command)?;
             ensure!(summary.failed() == 0, "models of `{package}` failed");
             ensure!(
