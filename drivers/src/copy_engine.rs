@@ -21,6 +21,10 @@ const RETRY_NS: u64 = 100_000_000;
 /// Longest sleep for the speed limit, in nanoseconds: nobody wakes us when a guest breaks the snapshot.
 const SLEEP_MAX_NS: u64 = 1_000_000_000;
 
+/// Most zeroes that one claim holds. A guest that writes there waits for all of them, and there are
+/// targets that write zeroes byte by byte.
+const ZERO_CLAIM_BYTES_MAX: u64 = 256 << 20;
+
 /// What to do about errors of each side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ErrorPolicies {
@@ -262,7 +266,7 @@ impl State {
             Ok(Outcome {
                 range,
                 class: CopyClass::Zero | CopyClass::Skipped,
-            }) => self.zero_hunt_bytes = range.len().saturating_mul(4),
+            }) => self.zero_hunt_bytes = range.len().saturating_mul(4).min(ZERO_CLAIM_BYTES_MAX),
             Ok(Outcome {
                 range,
                 class: CopyClass::Copied(_),
