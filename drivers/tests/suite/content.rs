@@ -143,7 +143,10 @@ fn a_large_hole_takes_few_requests() {
         write(&world.guest, &cx, last, &bytes).await.unwrap();
         let backup = world.back_up(options()).await;
 
-        assert!(seen(&world.at_target, FaultOp::WriteZeroes) < 100);
+        // Not one for each of sixteen million clusters, but not one for all of them either: a guest
+        // that writes into the hole waits for the request that zeroes it.
+        let requests = seen(&world.at_target, FaultOp::WriteZeroes);
+        assert!((1000..5000).contains(&requests), "{requests} requests");
         assert_eq!(backup.report().counters.buffered_bytes, CLUSTER);
         let target = super::world::attach(&world.graph, &world.target);
         let end = super::world::read(&target, &cx, range(last, 10)).await;
