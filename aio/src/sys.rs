@@ -195,35 +195,17 @@ pub(crate) fn empty_message_header() -> libc::msghdr {
     unsafe { MaybeUninit::<libc::msghdr>::zeroed().assume_init() }
 }
 
-/// Runs an `ioctl` on a range given as two `u64`: `BLKDISCARD`, `BLKZEROOUT`.
-fn block_range_ioctl(
-    device: BorrowedFd<'_>,
-    request: libc::c_ulong,
-    offset_bytes: u64,
-    len_bytes: u64,
-) -> io::Result<()> {
-    let range = [offset_bytes, len_bytes];
-    // SAFETY: these requests read two u64, borrowed for the call.
-    check(unsafe { libc::ioctl(device.as_raw_fd(), request, range.as_ptr()) })?;
-    Ok(())
-}
-
 /// Discards a range of a block device. Blocks the calling thread.
 ///
 /// # Errors
 ///
 /// The system's, `EOPNOTSUPP` among them where the device cannot discard.
 pub fn discard_device(device: BorrowedFd<'_>, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {
-    block_range_ioctl(device, 0x1277, offset_bytes, len_bytes)
-}
-
-/// Makes a range of a block device read as zeroes. Blocks the calling thread.
-///
-/// # Errors
-///
-/// The system's.
-pub fn zero_device(device: BorrowedFd<'_>, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {
-    block_range_ioctl(device, 0x127f, offset_bytes, len_bytes)
+    const BLKDISCARD: libc::c_ulong = 0x1277;
+    let range = [offset_bytes, len_bytes];
+    // SAFETY: the request reads two u64, borrowed for the call.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKDISCARD, range.as_ptr()) })?;
+    Ok(())
 }
 
 /// Whether anybody has the regular file `file`, itself open for reading only, open for writing.
@@ -244,18 +226,6 @@ pub fn has_writer(file: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: as above.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) })?;
     Ok(false)
-}
-
-/// Length of a block device in bytes.
-///
-/// # Errors
-///
-/// The system's.
-pub fn device_len(device: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut len_bytes = 0u64;
-    // SAFETY: BLKGETSIZE64 writes one u64, borrowed for the call.
-    check(unsafe { libc::ioctl(device.as_raw_fd(), 0x8008_1272, &raw mut len_bytes) })?;
-    Ok(len_bytes)
 }
 
 /// What `O_DIRECT` asks of requests.

@@ -29,8 +29,10 @@ const PROBE_EVERY: u32 = 32;
 const PROBE_REQUESTS: u32 = 2;
 /// Bytes in a request when nobody else uses the node.
 const CHUNK_ALONE_BYTES: u64 = 1 << 20;
-/// Bytes in a request while a guest uses the node. Of the pairs tried on a virtio disk (1, 2, 3, 4 in flight of
-/// 128 KiB to 1 MiB), two of 512 KiB left the guest most while the copy took no longer than four of 256 KiB.
+/// Bytes in a request while a guest uses the node.
+///
+/// Of the pairs tried on one virtio disk (1 to 4 in flight of 128 KiB to 1 MiB, two to four noisy runs each), two of
+/// 512 KiB gave the shortest copy among those that left the guest about as many writes as the best but the slowest.
 const CHUNK_SHARED_BYTES: u64 = 512 << 10;
 /// Most requests in flight while a guest uses the node.
 const WINDOW_SHARED_MAX: u32 = 2;

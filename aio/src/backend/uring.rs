@@ -38,8 +38,8 @@ use message::MessageHeader;
 use setup::{Setup, check_opcodes, make_ring};
 pub(crate) use setup::{probe, why_not};
 
-/// Operations handed to the kernel at once; the completion queue then never overflows.
-const IN_KERNEL_MAX: usize = 4096 - 64;
+/// Room in the completion queue that operations leave for kicks and cancellations.
+const CQ_SPARE: u32 = 64;
 /// How long a ring that is dropped waits for the kernel to finish what is in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
@@ -65,6 +65,10 @@ pub(crate) struct Uring {
     /// By request index. A slot is filled from submission to completion.
     ops: ManuallyDrop<Vec<Option<InKernel>>>,
     in_kernel: usize,
+    /// Operations handed to the kernel at once; the completion queue, as large as it came out, then never overflows.
+    in_kernel_max: usize,
+    /// Completions between the ring and their operations, empty between turns: kept for its memory.
+    arrived: Vec<(u64, i32)>,
     /// Operations that found no room: they wait for it in order.
     backlog: VecDeque<(Key, Op)>,
     cancels: VecDeque<Key>,
@@ -90,6 +94,8 @@ impl Uring {
             Ok(()) => Registered::Slabs(0),
             Err(error) => refused(&error),
         };
+        let in_kernel_max = ring.params().cq_entries().saturating_sub(CQ_SPARE).max(1);
+        let in_kernel_max = usize::try_from(in_kernel_max).map_err(io::Error::other)?;
         Ok(Self {
             ring: ManuallyDrop::new(ring),
             setup,
@@ -97,6 +103,8 @@ impl Uring {
             pool,
             ops: ManuallyDrop::new(Vec::new()),
             in_kernel: 0,
+            in_kernel_max,
+            arrived: Vec::new(),
             backlog: VecDeque::new(),
             cancels: VecDeque::new(),
             kick_count: ManuallyDrop::new(Box::new([0; 8])),
@@ -273,7 +281,7 @@ impl Uring {
                     .user_data(CANCEL),
             );
         }
-        while self.in_kernel < IN_KERNEL_MAX
+        while self.in_kernel < self.in_kernel_max
             && let Some((key, op)) = self.backlog.pop_front()
         {
             self.push(key, op);
@@ -305,18 +313,17 @@ impl Uring {
 
     /// Moves arrived completions out of the ring. Runs nobody's code.
     fn reap(&mut self, completions: &mut Vec<Completion>) {
-        let arrived: Vec<(u64, i32)> = self
-            .ring
-            .completion()
-            .map(|entry: cqueue::Entry| (entry.user_data(), entry.result()))
-            .collect();
-        for (user_data, result) in arrived {
+        let mut arrived = mem::take(&mut self.arrived);
+        let entries = self.ring.completion();
+        arrived.extend(entries.map(|entry: cqueue::Entry| (entry.user_data(), entry.result())));
+        for (user_data, result) in arrived.drain(..) {
             match user_data {
                 KICK => self.kick_armed = false,
                 CANCEL => {}
                 bits => self.finish(Key::from_bits(bits), result, completions),
             }
         }
+        self.arrived = arrived;
     }
 
     fn finish(&mut self, key: Key, result: i32, completions: &mut Vec<Completion>) {
@@ -389,7 +396,7 @@ impl Backend for Uring {
     }
 
     fn submit(&mut self, key: Key, op: Op) {
-        if self.backlog.is_empty() && self.in_kernel < IN_KERNEL_MAX {
+        if self.backlog.is_empty() && self.in_kernel < self.in_kernel_max {
             self.push(key, op);
         } else {
             self.backlog.push_back((key, op));
