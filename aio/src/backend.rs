@@ -8,8 +8,8 @@ use std::{env, fmt, io, sync::Arc};
 use crate::{
     buf::PoolShared,
     error::AioError,
-    handle::Shared,
     op::{Completion, Key, Op},
+    shared::Shared,
 };
 
 /// A way to talk to the kernel.

@@ -16,14 +16,15 @@ use std::{
 
 use crate::{
     backend::{self, Backend, BackendKind},
-    bottom_half::{BottomHalf, BottomHalfShared, BottomHalfTable},
+    bottom_half::{self, BottomHalf, BottomHalfTable, ReentrancyGuard},
     buf::BufferPool,
     clock::Clock,
     error::AioError,
-    handle::{Handle, OneShot, Post, Shared},
+    handle::Handle,
     op::{Completion, Key, Op},
     request::RequestTable,
-    task::{self, Task, TaskKey, TaskTable},
+    shared::{Post, Shared},
+    task::{self, Task, TaskTable},
     timer::{Sleep, Timers},
     worker_pool::WorkerPool,
     workers,
@@ -52,11 +53,7 @@ struct Inner {
     requests: RefCell<RequestTable>,
     timers: RefCell<Timers>,
     tasks: RefCell<TaskTable>,
-    /// Woken tasks, in the order of their wake-ups.
-    runnable: RefCell<VecDeque<TaskKey>>,
     bottom_halves: RefCell<BottomHalfTable>,
-    /// Bottom halves whose turn it is; outside of the loop's stack, so that a nested turn goes on with them.
-    due: RefCell<VecDeque<Due>>,
     /// Completions on their way from the backend to their requests.
     completions: RefCell<VecDeque<Completion>>,
     /// What the backend brings, empty between its turns: kept for its memory.
@@ -66,20 +63,6 @@ struct Inner {
     workers: RefCell<Option<WorkerPool>>,
     workers_max: usize,
     backend: RefCell<Option<Box<dyn Backend>>>,
-}
-
-enum Due {
-    BottomHalf(Arc<BottomHalfShared>),
-    OneShot(OneShot),
-}
-
-impl std::fmt::Debug for Due {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::BottomHalf(_) => "BottomHalf",
-            Self::OneShot(_) => "OneShot",
-        })
-    }
 }
 
 impl AioContext {
@@ -108,9 +91,7 @@ impl AioContext {
             requests: RefCell::default(),
             timers: RefCell::default(),
             tasks: RefCell::default(),
-            runnable: RefCell::default(),
             bottom_halves: RefCell::default(),
-            due: RefCell::default(),
             completions: RefCell::default(),
             fresh: RefCell::default(),
             spin: Cell::new(Spin::new(config.poll_max_ns)),
@@ -196,12 +177,10 @@ impl AioContext {
     /// closed are dropped there.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let (future, task) = task::joinable(future);
-        let key = self
-            .inner
+        self.inner
             .tasks
             .borrow_mut()
             .insert(&self.inner.shared, future);
-        self.inner.runnable.borrow_mut().push_back(key);
         task
     }
 
@@ -217,6 +196,20 @@ impl AioContext {
             .bottom_halves
             .borrow_mut()
             .insert(&self.inner.shared, name, Box::new(callback))
+    }
+
+    /// A [bottom half](Self::bottom_half) that engages `guard` while its callback runs.
+    pub fn guarded_bottom_half(
+        &self,
+        name: &'static str,
+        guard: ReentrancyGuard,
+        callback: impl FnMut(&Self) + 'static,
+    ) -> BottomHalf {
+        let callback = bottom_half::guarded(name, guard, callback);
+        self.inner
+            .bottom_halves
+            .borrow_mut()
+            .insert(&self.inner.shared, name, callback)
     }
 
     /// Runs `call`, which may block, on a worker thread.
@@ -298,10 +291,18 @@ impl AioContext {
             }
             drop(tasks);
         }
-        let due = mem::take(&mut *self.inner.due.borrow_mut());
-        drop(due);
-        let bottom_halves = self.inner.bottom_halves.borrow_mut().take_all();
-        drop(bottom_halves);
+        let local = self.inner.shared.local.with(mem::take);
+        drop(local);
+        let (callbacks, leaked) = self.inner.bottom_halves.borrow_mut().take_all();
+        drop(callbacks);
+        if !leaked.is_empty() {
+            let name = self.inner.shared.name();
+            tracing::warn!(
+                context = name,
+                ?leaked,
+                "closed with bottom halves that nobody has deleted"
+            );
+        }
         let workers = self.inner.workers.borrow_mut().take();
         drop(workers);
         let backend = self.inner.backend.borrow_mut().take();

@@ -1,148 +1,16 @@
-//! What other threads may hold of a context: its inbox, and the means to wake it.
+//! What other threads may hold of a context, and the results they wait for.
 
 use std::{
-    fmt,
     future::Future,
-    io,
     pin::Pin,
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-use crossbeam::queue::SegQueue;
-
 use crate::{
-    bottom_half::BottomHalfShared,
     context::AioContext,
-    op::Completion,
-    sys::{self, EventFd},
-    task::TaskKey,
-    wake::WakeState,
+    shared::{Post, Shared},
 };
-
-/// A callback that runs once on the home thread.
-pub(crate) type OneShot = Box<dyn FnOnce(&AioContext) + Send>;
-
-/// Something for the home thread to do.
-pub(crate) enum Post {
-    /// A task was woken.
-    Task(TaskKey),
-    /// A bottom half was scheduled, or deleted.
-    BottomHalf(Arc<BottomHalfShared>),
-    /// A one-shot bottom half.
-    OneShot(OneShot),
-    /// A worker has run an operation. Boxed: every slot of the inbox is as large as the largest post.
-    Completed(Box<Completion>),
-}
-
-/// The part of a context that is shared between threads.
-pub(crate) struct Shared {
-    name: String,
-    /// The thread that made the context, as [`sys::thread_token`] counts them.
-    home: u64,
-    inbox: SegQueue<Post>,
-    wake: WakeState,
-    event: EventFd,
-    closed: AtomicBool,
-    kicks: AtomicU64,
-}
-
-impl Shared {
-    /// The shared part of a context whose home is the calling thread.
-    pub(crate) fn new(name: String) -> io::Result<Self> {
-        let (inbox, wake, event) = (SegQueue::new(), WakeState::new(), EventFd::new()?);
-        let (closed, kicks) = (AtomicBool::new(false), AtomicU64::new(0));
-        Ok(Self {
-            name,
-            home: sys::thread_token(),
-            inbox,
-            wake,
-            event,
-            closed,
-            kicks,
-        })
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn is_home(&self) -> bool {
-        sys::thread_token() == self.home
-    }
-
-    pub(crate) fn wake_state(&self) -> &WakeState {
-        &self.wake
-    }
-
-    pub(crate) fn event(&self) -> &EventFd {
-        &self.event
-    }
-
-    /// Times another thread had to wake the home thread by a system call, ever.
-    pub(crate) fn kicks(&self) -> u64 {
-        self.kicks.load(Ordering::Relaxed)
-    }
-
-    /// Leaves `post` for the home thread and wakes it if it sleeps. Any thread.
-    ///
-    /// A post to a closed context is dropped.
-    pub(crate) fn post(&self, post: Post) {
-        self.inbox.push(post);
-        // The home thread itself is awake, and looks at its inbox before it sleeps.
-        if !self.is_home() {
-            self.kick_if_asleep();
-        }
-        if self.closed.load(Ordering::SeqCst) {
-            self.discard_posts();
-        }
-    }
-
-    /// Asks for a turn of the loop. Any thread.
-    pub(crate) fn notify(&self) {
-        self.wake.set_notified();
-        self.kick_if_asleep();
-    }
-
-    fn kick_if_asleep(&self) {
-        if self.wake.must_kick() {
-            self.kicks.fetch_add(1, Ordering::Relaxed);
-            self.event.signal();
-        }
-    }
-
-    pub(crate) fn take_post(&self) -> Option<Post> {
-        self.inbox.pop()
-    }
-
-    pub(crate) fn has_posts(&self) -> bool {
-        !self.inbox.is_empty()
-    }
-
-    /// Refuses posts from now on, and drops those that nobody will take.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        self.discard_posts();
-    }
-
-    fn discard_posts(&self) {
-        while let Some(post) = self.inbox.pop() {
-            drop(post);
-        }
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("name", &self.name)
-            .field("closed", &self.closed)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The one part of a context that may leave its home thread: posts work and wakes the loop.
 ///
@@ -178,6 +46,19 @@ impl Handle {
     /// Runs `callback` once on the home thread, in a later turn of the loop: a one-shot bottom half.
     pub fn schedule(&self, callback: impl FnOnce(&AioContext) + Send + 'static) {
         self.shared.post(Post::OneShot(Box::new(callback)));
+    }
+
+    /// Runs `call` once on the home thread, in a later turn of the loop, and brings its result.
+    ///
+    /// To wait for it on the thread of another context, turn that context's loop meanwhile:
+    /// `context.block_on(handle.call(..))`.
+    pub fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&AioContext) -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let (sender, handle) = oneshot();
+        self.schedule(move |context| sender.send(call(context)));
+        handle
     }
 
     /// Calls `start` on the home thread and runs the future that it returns there, as a task.

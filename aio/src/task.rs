@@ -16,7 +16,10 @@ use std::{
 
 use slab::Slab;
 
-use crate::handle::{Post, Shared};
+use crate::{
+    inbox::Node,
+    shared::{Local, Posted, Shared, What},
+};
 
 type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -27,22 +30,48 @@ pub(crate) struct TaskKey {
     generation: u64,
 }
 
-/// Wakes one task, from any thread.
-struct TaskWaker {
-    shared: Arc<Shared>,
+/// A task as wakers post it.
+pub(crate) struct TaskPost {
     key: TaskKey,
-    /// The task is in the inbox or the run queue already.
+    /// The home thread has the task in its run queue. That thread alone reads and writes it, so plain
+    /// loads and stores do; wake-ups from other threads are counted by the node itself.
     queued: AtomicBool,
 }
 
-impl Wake for TaskWaker {
+impl TaskPost {
+    fn queue(&self, local: &mut Local) {
+        if !self.queued.load(Ordering::Relaxed) {
+            self.queued.store(true, Ordering::Relaxed);
+            local.runnable.push_back(self.key);
+        }
+    }
+}
+
+/// The one bit of a task's node: it was woken.
+pub(crate) const WOKEN: u32 = 1;
+
+/// Puts a task that another thread has woken into the run queue. Home thread only.
+pub(crate) fn queue(node: &Node<Posted>, local: &mut Local) {
+    task_of(node).queue(local);
+}
+
+fn task_of(node: &Node<Posted>) -> &TaskPost {
+    match &node.what.what {
+        What::Task(task) => task,
+        What::BottomHalf(_) => unreachable!("a task's node is one of a task"),
+    }
+}
+
+impl Wake for Node<Posted> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            self.shared.post(Post::Task(self.key));
+        let (shared, task) = (&self.what.shared, task_of(self));
+        let at_home = shared.local.try_with(|local| task.queue(local));
+        if at_home.is_none() {
+            shared.raise(self, WOKEN);
         }
     }
 }
@@ -50,10 +79,10 @@ impl Wake for TaskWaker {
 struct Entry {
     generation: u64,
     /// Absent while the task is being polled.
-    future: Option<LocalFuture>,
+    running: Option<(LocalFuture, Waker)>,
     /// A nested turn of the loop found the task woken while it was being polled further out.
     missed: bool,
-    waker: Arc<TaskWaker>,
+    node: Arc<Node<Posted>>,
 }
 
 /// The tasks of one context.
@@ -64,64 +93,70 @@ pub(crate) struct TaskTable {
 }
 
 impl TaskTable {
-    /// Takes `future` in; the caller queues the returned key for its first poll.
-    pub(crate) fn insert(&mut self, shared: &Arc<Shared>, future: LocalFuture) -> TaskKey {
+    /// Takes `future` in and queues it for its first poll.
+    pub(crate) fn insert(&mut self, shared: &Arc<Shared>, future: LocalFuture) {
         self.generation += 1;
         let slot = self.entries.vacant_entry();
         let key = TaskKey {
             index: slot.key(),
             generation: self.generation,
         };
-        let waker = Arc::new(TaskWaker {
-            shared: shared.clone(),
+        let task = TaskPost {
             key,
-            queued: AtomicBool::new(true),
-        });
+            queued: AtomicBool::new(false),
+        };
+        shared.local.with(|local| task.queue(local));
+        let node = Arc::new(Node::new(Posted {
+            shared: shared.clone(),
+            what: What::Task(task),
+        }));
+        let waker = Waker::from(node.clone());
         slot.insert(Entry {
             generation: self.generation,
-            future: Some(future),
+            running: Some((future, waker)),
             missed: false,
-            waker,
+            node,
         });
-        key
+    }
+
+    fn entry(&mut self, key: TaskKey) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(key.index)?;
+        (entry.generation == key.generation).then_some(entry)
     }
 
     /// Takes the future of a woken task out to be polled; `None` if the task is gone, or being polled further out.
     pub(crate) fn take(&mut self, key: TaskKey) -> Option<(LocalFuture, Waker)> {
-        let entry = self
-            .entries
-            .get_mut(key.index)
-            .filter(|entry| entry.generation == key.generation)?;
+        let entry = self.entry(key)?;
         // From here on a wake-up queues the task again.
-        entry.waker.queued.store(false, Ordering::Release);
-        let Some(future) = entry.future.take() else {
-            entry.missed = true;
-            return None;
-        };
-        Some((future, Waker::from(entry.waker.clone())))
+        task_of(&entry.node).queued.store(false, Ordering::Relaxed);
+        entry.missed |= entry.running.is_none();
+        entry.running.take()
     }
 
-    /// Puts a future that is not ready back; returns its waker if it was woken unseen meanwhile.
-    pub(crate) fn put_back(&mut self, key: TaskKey, future: LocalFuture) -> Option<Waker> {
-        let entry = self
-            .entries
-            .get_mut(key.index)
-            .filter(|entry| entry.generation == key.generation);
-        let entry = entry.expect("a task that is being polled keeps its slot");
-        entry.future = Some(future);
-        mem::take(&mut entry.missed).then(|| Waker::from(entry.waker.clone()))
+    /// Puts a future that is not ready back. The task is woken again if it was woken unseen meanwhile.
+    pub(crate) fn put_back(&mut self, key: TaskKey, future: LocalFuture, waker: Waker) {
+        let Some(entry) = self.entry(key) else {
+            // The context was closed from within the task.
+            return;
+        };
+        if mem::take(&mut entry.missed) {
+            waker.wake_by_ref();
+        }
+        entry.running = Some((future, waker));
     }
 
     /// Forgets a task whose future is done.
     pub(crate) fn remove(&mut self, key: TaskKey) {
-        self.entries.remove(key.index);
+        if self.entry(key).is_some() {
+            self.entries.remove(key.index);
+        }
     }
 
     /// Takes every future out, for the caller to drop.
     pub(crate) fn take_all(&mut self) -> Vec<LocalFuture> {
-        mem::take(&mut self.entries)
-            .into_iter()
-            .filter_map(|(_, entry)| entry.future)
+        let entries = mem::take(&mut self.entries).into_iter();
+        entries
+            .filter_map(|(_, entry)| entry.running.map(|(future, _)| future))
             .collect()
     }
 

@@ -11,8 +11,8 @@ use nix::sys::epoll::{Epoll as EpollFd, EpollCreateFlags, EpollEvent, EpollFlags
 
 use crate::{
     backend::{Backend, BackendKind, Wait},
-    handle::Shared,
     op::{Completion, Key, Op, Value},
+    shared::Shared,
     sys::{self, Blocking},
 };
 

@@ -30,8 +30,8 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use crate::{
     backend::{Backend, BackendKind, Wait},
     buf::{IoBuf, PoolShared},
-    handle::Shared,
     op::{Completion, Key, Op, Value},
+    shared::Shared,
     sys::{self, Blocking},
 };
 use message::MessageHeader;

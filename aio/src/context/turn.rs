@@ -11,18 +11,21 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use super::{AioContext, Due};
+use super::AioContext;
 use crate::{
     backend::Wait,
-    bottom_half::{AfterRun, BottomHalfShared, Callback, Turn},
+    bottom_half::{self, BottomHalfKey, Turn},
     clock::Clock,
-    handle::{Post, Shared},
     op::Completion,
-    task::TaskKey,
+    shared::{Due, Local, Post, Shared, What},
+    task::{self, TaskKey},
 };
 
 /// Tasks polled in one turn before the kernel is looked at again, so that I/O cannot starve.
 const TASKS_PER_TURN: usize = 256;
+
+/// How long the loop sleeps at most while a bottom half is scheduled as idle.
+const IDLE_NS_MAX: u64 = 10_000_000;
 
 /// Whether a turn of the loop may wait for something to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +104,24 @@ impl AioContext {
     /// Whether there is something to do without asking the kernel.
     fn has_work(&self) -> bool {
         let inner = &self.inner;
-        !inner.runnable.borrow().is_empty()
-            || !inner.due.borrow().is_empty()
-            || inner.shared.has_posts()
+        let queued = |local: &mut Local| !local.runnable.is_empty() || !local.due.is_empty();
+        inner.shared.local.with(queued) || inner.shared.has_posts()
     }
 
     /// How long the loop may sleep.
     fn timeout(&self) -> Wait {
+        let wait = self.timer_timeout();
+        if self.inner.shared.local.with(|local| local.idle.is_empty()) {
+            return wait;
+        }
+        match wait {
+            Wait::Ns(ns) => Wait::Ns(ns.min(IDLE_NS_MAX)),
+            Wait::Forever => Wait::Ns(IDLE_NS_MAX),
+            Wait::No => Wait::No,
+        }
+    }
+
+    fn timer_timeout(&self) -> Wait {
         let Some(deadline_ns) = self.inner.timers.borrow().next_deadline_ns() else {
             return Wait::Forever;
         };
@@ -191,19 +205,18 @@ impl AioContext {
 
     /// Sorts what other threads, and this one, have left for the loop.
     fn take_posts(&self) {
-        while let Some(post) = self.inner.shared.take_post() {
+        let shared = &self.inner.shared;
+        for listed in shared.inbox.take() {
+            shared.local.with(|local| match &listed.node().what.what {
+                What::BottomHalf(_) => local.due.push_back(Due::Listed(listed)),
+                What::Task(_) => task::queue(&listed.begin(task::WOKEN).0, local),
+            });
+        }
+        while let Some(post) = shared.take_post() {
             match post {
-                Post::Task(key) => self.inner.runnable.borrow_mut().push_back(key),
-                Post::BottomHalf(bottom_half) => self
-                    .inner
-                    .due
-                    .borrow_mut()
-                    .push_back(Due::BottomHalf(bottom_half)),
-                Post::OneShot(callback) => self
-                    .inner
-                    .due
-                    .borrow_mut()
-                    .push_back(Due::OneShot(callback)),
+                Post::OneShot(callback) => shared
+                    .local
+                    .with(|local| local.due.push_back(Due::OneShot(callback))),
                 Post::Completed(completion) => self.complete(*completion),
             }
         }
@@ -211,55 +224,71 @@ impl AioContext {
 
     /// Runs the bottom halves that are due. Those scheduled meanwhile wait for the next turn.
     fn run_bottom_halves(&self) -> bool {
-        let slice = self.inner.due.borrow().len();
+        let local = &self.inner.shared.local;
+        let (slice, idle) = local.with(|local| (local.due.len(), local.idle.len()));
         let mut progress = false;
         for _ in 0..slice {
             // A nested turn may have taken the rest of the slice.
-            let Some(due) = self.inner.due.borrow_mut().pop_front() else {
+            let Some(due) = local.with(|local| local.due.pop_front()) else {
                 break;
             };
-            progress = true;
-            match due {
-                Due::OneShot(callback) => callback(self),
-                Due::BottomHalf(bottom_half) => self.run_bottom_half(&bottom_half),
-            }
+            progress |= match due {
+                Due::OneShot(callback) => {
+                    callback(self);
+                    true
+                }
+                Due::Local(key) => {
+                    let turn = self.inner.bottom_halves.borrow_mut().begin(key);
+                    self.run_bottom_half(key, turn)
+                }
+                Due::Listed(listed) => {
+                    let (node, bits) = listed.begin(bottom_half::TURN);
+                    let key = bottom_half::key_of(&node);
+                    self.run_bottom_half(key, Turn::of(bits))
+                }
+            };
+        }
+        for _ in 0..idle {
+            let Some(key) = local.with(|local| local.idle.pop_front()) else {
+                break;
+            };
+            let turn = self.inner.bottom_halves.borrow_mut().begin_idle(key);
+            progress |= self.run_bottom_half(key, turn);
         }
         progress
     }
 
-    fn run_bottom_half(&self, bottom_half: &Arc<BottomHalfShared>) {
-        let index = bottom_half.index();
+    /// Runs one bottom half as its turn says; returns whether that is progress.
+    fn run_bottom_half(&self, key: BottomHalfKey, turn: Turn) -> bool {
         let table = &self.inner.bottom_halves;
-        let unused: Option<Callback> = match bottom_half.take() {
-            Turn::Skip => None,
-            Turn::Free => table.borrow_mut().remove(index),
-            Turn::Run => {
-                let Some(mut callback) = table.borrow_mut().start(index) else {
-                    return;
-                };
-                callback(self);
-                match table.borrow_mut().finish(index, callback) {
-                    AfterRun::Nothing => None,
-                    AfterRun::Again => {
-                        bottom_half.schedule();
-                        None
-                    }
-                    AfterRun::Drop(callback) => Some(callback),
-                }
+        match turn {
+            Turn::Skip => return false,
+            Turn::Free => {
+                let callback = table.borrow_mut().remove(key);
+                // Dropping a callback may drop handles of other bottom halves: not under the borrow.
+                drop(callback);
+                return false;
             }
+            Turn::Run | Turn::RunIdle => {}
+        }
+        let Some(mut callback) = table.borrow_mut().start(key) else {
+            return false;
         };
-        // Dropping a callback may drop handles of other bottom halves: not under the borrow.
-        drop(unused);
+        callback(self);
+        let after = table.borrow_mut().finish(key, callback);
+        after.finish();
+        turn == Turn::Run
     }
 
     /// Polls tasks that were woken, and those they wake, up to a limit.
     fn run_tasks(&self) -> bool {
+        let shared = &self.inner.shared;
         let mut progress = false;
         for _ in 0..TASKS_PER_TURN {
-            let mut next = self.inner.runnable.borrow_mut().pop_front();
-            if next.is_none() && self.inner.shared.has_posts() {
+            let mut next = shared.local.with(|local| local.runnable.pop_front());
+            if next.is_none() && shared.has_posts() {
                 self.take_posts();
-                next = self.inner.runnable.borrow_mut().pop_front();
+                next = shared.local.with(|local| local.runnable.pop_front());
             }
             let Some(key) = next else { break };
             progress = true;
@@ -269,7 +298,8 @@ impl AioContext {
     }
 
     fn run_task(&self, key: TaskKey) {
-        let Some((mut future, waker)) = self.inner.tasks.borrow_mut().take(key) else {
+        let taken = self.inner.tasks.borrow_mut().take(key);
+        let Some((mut future, waker)) = taken else {
             return;
         };
         if future
@@ -280,10 +310,7 @@ impl AioContext {
             self.inner.tasks.borrow_mut().remove(key);
             return;
         }
-        let missed = self.inner.tasks.borrow_mut().put_back(key, future);
-        if let Some(waker) = missed {
-            waker.wake();
-        }
+        self.inner.tasks.borrow_mut().put_back(key, future, waker);
     }
 
     fn expire_timers(&self) -> bool {

@@ -1,0 +1,191 @@
+//! The part of a context that all threads share: what is posted to it, and the means to wake it.
+
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use crossbeam::queue::SegQueue;
+
+use crate::{
+    bottom_half::BottomHalfKey,
+    context::AioContext,
+    home::Home,
+    inbox::{Inbox, Listed, Node},
+    op::Completion,
+    sys::EventFd,
+    task::{TaskKey, TaskPost},
+    wake::WakeState,
+};
+
+/// A callback that runs once on the home thread.
+pub(crate) type OneShot = Box<dyn FnOnce(&AioContext) + Send>;
+
+/// Something that is posted once.
+pub(crate) enum Post {
+    /// A one-shot bottom half.
+    OneShot(OneShot),
+    /// A worker has run an operation. Boxed: every slot of the queue is as large as the largest post.
+    Completed(Box<Completion>),
+}
+
+/// What is posted again and again, without allocating: the payload of the inbox's nodes.
+pub(crate) struct Posted {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) what: What,
+}
+
+/// The kinds of [`Posted`].
+pub(crate) enum What {
+    BottomHalf(BottomHalfKey),
+    Task(TaskPost),
+}
+
+/// What the home thread has queued for itself, without locks or atomic operations.
+#[derive(Default)]
+pub(crate) struct Local {
+    /// Woken tasks, in the order of their wake-ups.
+    pub(crate) runnable: VecDeque<TaskKey>,
+    /// Bottom halves whose turn it is. Here and not on the loop's stack, so that a nested turn goes on with them.
+    pub(crate) due: VecDeque<Due>,
+    /// Bottom halves that were scheduled as idle.
+    pub(crate) idle: VecDeque<BottomHalfKey>,
+}
+
+/// A bottom half whose turn it is.
+pub(crate) enum Due {
+    /// Scheduled on the home thread.
+    Local(BottomHalfKey),
+    /// Raised on another thread.
+    Listed(Listed<Posted>),
+    OneShot(OneShot),
+}
+
+/// The part of a context that is shared between threads.
+pub(crate) struct Shared {
+    name: String,
+    /// Bottom halves, wake-ups and timers from other threads.
+    pub(crate) inbox: Inbox<Posted>,
+    /// Posts that allocate anyway.
+    posts: SegQueue<Post>,
+    pub(crate) local: Home<Local>,
+    wake: WakeState,
+    event: EventFd,
+    closed: AtomicBool,
+    kicks: AtomicU64,
+}
+
+impl Shared {
+    /// The shared part of a context whose home is the calling thread.
+    pub(crate) fn new(name: String) -> io::Result<Self> {
+        Ok(Self {
+            name,
+            inbox: Inbox::new(),
+            posts: SegQueue::new(),
+            local: Home::new(Local::default()),
+            wake: WakeState::new(),
+            event: EventFd::new()?,
+            closed: AtomicBool::new(false),
+            kicks: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn is_home(&self) -> bool {
+        self.local.is_home()
+    }
+
+    pub(crate) fn wake_state(&self) -> &WakeState {
+        &self.wake
+    }
+
+    pub(crate) fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Times another thread had to wake the home thread by a system call, ever.
+    pub(crate) fn kicks(&self) -> u64 {
+        self.kicks.load(Ordering::Relaxed)
+    }
+
+    /// Leaves `post` for the home thread and wakes it if it sleeps. Any thread.
+    ///
+    /// A post to a closed context is dropped.
+    pub(crate) fn post(&self, post: Post) {
+        self.posts.push(post);
+        self.after_post();
+    }
+
+    /// Raises `bits` of `node`, which is one of this context, and wakes the home thread if it sleeps. Any thread.
+    pub(crate) fn raise(&self, node: &Arc<Node<Posted>>, bits: u32) {
+        if self.inbox.raise(node, bits) {
+            self.after_post();
+        }
+    }
+
+    fn after_post(&self) {
+        // The home thread itself is awake, and looks at what is posted before it sleeps.
+        if !self.is_home() {
+            // The fence in there orders the post before the look at `closed` below, as `close` does
+            // it the other way round: one of the two sees the other.
+            self.kick_if_asleep();
+        }
+        if self.closed.load(Ordering::Relaxed) {
+            self.discard_posts();
+        }
+    }
+
+    /// Asks for a turn of the loop. Any thread.
+    pub(crate) fn notify(&self) {
+        self.wake.set_notified();
+        if !self.is_home() {
+            self.kick_if_asleep();
+        }
+    }
+
+    fn kick_if_asleep(&self) {
+        if self.wake.must_kick() {
+            self.kicks.fetch_add(1, Ordering::Relaxed);
+            self.event.signal();
+        }
+    }
+
+    pub(crate) fn take_post(&self) -> Option<Post> {
+        self.posts.pop()
+    }
+
+    /// Whether other threads have left something.
+    pub(crate) fn has_posts(&self) -> bool {
+        !self.inbox.is_empty() || !self.posts.is_empty()
+    }
+
+    /// Refuses posts from now on, and drops those that nobody will take.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.discard_posts();
+    }
+
+    fn discard_posts(&self) {
+        drop(self.inbox.take());
+        while let Some(post) = self.posts.pop() {
+            drop(post);
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("name", &self.name)
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
+    }
+}
