@@ -45,7 +45,7 @@ pub struct AioContext {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     shared: Arc<Shared>,
     handle: Handle,
     clock: Clock,
@@ -103,6 +103,14 @@ impl AioContext {
         Ok(Self {
             inner: Rc::new(inner),
         })
+    }
+
+    pub(crate) fn from_inner(inner: Rc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    pub(crate) fn inner(&self) -> &Rc<Inner> {
+        &self.inner
     }
 
     /// What other threads may hold of this context.
@@ -282,6 +290,7 @@ impl AioContext {
     /// What is posted from now on is dropped. Other clones of the context must not be used for
     /// requests any more.
     pub fn close(self) {
+        self.leave_current();
         self.inner.shared.close();
         // Dropped outside of any borrow: a task's end may spawn, wake, or drop others.
         loop {
@@ -308,6 +317,12 @@ impl AioContext {
         let backend = self.inner.backend.borrow_mut().take();
         drop(backend);
         self.inner.shared.close();
+    }
+}
+
+impl Inner {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }
 

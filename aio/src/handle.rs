@@ -38,6 +38,12 @@ impl Handle {
         self.shared.is_home()
     }
 
+    /// Whether both are handles of one context.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Makes the loop turn once more, if it sleeps; costs no system call if it does not.
     pub fn notify(&self) {
         self.shared.notify();

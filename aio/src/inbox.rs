@@ -264,13 +264,11 @@ mod tests {
         let threads: Vec<_> = (0..3)
             .map(|_| {
                 let (inbox, nodes) = (inbox.clone(), nodes.clone());
-                thread::spawn(move || {
-                    for round in 0..5000 {
-                        let node = &nodes[round % 4];
-                        node.what.fetch_add(1, Ordering::Relaxed);
-                        inbox.raise(node, WANTED);
-                    }
-                })
+                let raise = move |node: &Arc<Node<AtomicUsize>>| {
+                    node.what.fetch_add(1, Ordering::Relaxed);
+                    inbox.raise(node, WANTED);
+                };
+                thread::spawn(move || nodes.iter().cycle().take(5000).for_each(raise))
             })
             .collect();
         let mut seen = 0;

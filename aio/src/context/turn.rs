@@ -16,6 +16,7 @@ use crate::{
     backend::Wait,
     bottom_half::{self, BottomHalfKey, Turn},
     clock::Clock,
+    current::Turning,
     op::Completion,
     shared::{Due, Local, Post, Shared, What},
     task::{self, TaskKey},
@@ -91,6 +92,7 @@ impl AioContext {
             self.inner.shared.is_home(),
             "a context turns on its home thread only"
         );
+        let _turning = Turning::begin(self);
         self.inner.turns.set(self.inner.turns.get() + 1);
         self.wait(blocking);
         let mut progress = self.take_completions();

@@ -1,0 +1,153 @@
+//! Which context the calling thread belongs to.
+
+use std::{
+    cell::RefCell,
+    rc::{Rc, Weak},
+};
+
+use crate::context::{AioContext, Inner};
+
+thread_local! {
+    static CURRENT: RefCell<Current> = const {
+        RefCell::new(Current { turning: None, home: None })
+    };
+}
+
+/// What the calling thread knows of contexts.
+struct Current {
+    /// The context that a turn is being made of, the innermost if they nest.
+    turning: Option<AioContext>,
+    /// The context that the thread belongs to.
+    home: Option<Weak<Inner>>,
+}
+
+/// While it lives, the thread is in a turn of a context.
+pub(crate) struct Turning {
+    outer: Option<AioContext>,
+}
+
+impl Turning {
+    pub(crate) fn begin(context: &AioContext) -> Self {
+        let turning = Some(context.clone());
+        let outer =
+            CURRENT.with_borrow_mut(|current| std::mem::replace(&mut current.turning, turning));
+        Self { outer }
+    }
+}
+
+impl Drop for Turning {
+    fn drop(&mut self) {
+        let outer = self.outer.take();
+        let inner =
+            CURRENT.with_borrow_mut(|current| std::mem::replace(&mut current.turning, outer));
+        // Perhaps the last clone: not under the borrow.
+        drop(inner);
+    }
+}
+
+impl AioContext {
+    /// The context of the calling thread: the one whose turn calls this, else the one that the
+    /// thread was given to by [`make_current`](Self::make_current), else none.
+    ///
+    /// For embedders; code that can be given its context explicitly is easier to follow.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        CURRENT.with_borrow(|current| {
+            let home = || current.home.as_ref().and_then(Weak::upgrade);
+            current
+                .turning
+                .clone()
+                .or_else(|| home().map(Self::from_inner))
+        })
+    }
+
+    /// Makes this the calling thread's context until it is closed. [`IoThread`](crate::IoThread) and
+    /// [`run`](crate::run) do so by themselves.
+    ///
+    /// # Panics
+    ///
+    /// When the thread is another than the context's home, or has a context already.
+    pub fn make_current(&self) {
+        assert!(
+            self.inner().shared().is_home(),
+            "a context belongs to its home thread only"
+        );
+        CURRENT.with_borrow_mut(|current| {
+            let taken = current
+                .home
+                .as_ref()
+                .is_some_and(|home| home.strong_count() > 0);
+            assert!(!taken, "a thread has one context of its own");
+            current.home = Some(Rc::downgrade(self.inner()));
+        });
+    }
+
+    /// Undoes [`make_current`](Self::make_current), if that was done.
+    pub(crate) fn leave_current(&self) {
+        CURRENT.with_borrow_mut(|current| {
+            let this = Rc::downgrade(self.inner());
+            current.home.take_if(|home| home.ptr_eq(&this));
+        });
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use crate::{AioContext, Blocking, Config, IoThread};
+
+    fn context(name: &str) -> AioContext {
+        let config = Config {
+            name: name.to_owned(),
+            ..Config::default()
+        };
+        AioContext::new(config).unwrap()
+    }
+
+    fn current_name() -> Option<String> {
+        AioContext::current().map(|context| context.handle().name().to_owned())
+    }
+
+    #[test]
+    fn the_current_context_is_the_one_that_turns_else_the_threads_own() {
+        let (own, other) = (context("own"), context("other"));
+        assert_eq!(current_name(), None);
+        own.make_current();
+        let seen = Rc::new(Cell::new(None));
+        let see = seen.clone();
+        let bottom_half = other.bottom_half("look", move |_| see.set(current_name()));
+        bottom_half.schedule();
+
+        assert_eq!(current_name().as_deref(), Some("own"));
+        other.poll(Blocking::No);
+        assert_eq!(seen.take().as_deref(), Some("other"));
+        assert_eq!(current_name().as_deref(), Some("own"));
+
+        own.close();
+        assert_eq!(current_name(), None);
+        drop(bottom_half);
+        other.close();
+    }
+
+    #[test]
+    #[should_panic(expected = "a thread has one context of its own")]
+    fn a_second_context_of_a_thread_is_refused() {
+        let (first, second) = (context("first"), context("second"));
+        first.make_current();
+        second.make_current();
+    }
+
+    #[test]
+    fn the_thread_of_an_io_thread_has_its_context() {
+        let thread = IoThread::start(Config {
+            name: "mine".to_owned(),
+            ..Config::default()
+        })
+        .unwrap();
+        let seen = thread.handle().call(|_| current_name()).wait();
+
+        assert_eq!(seen.as_deref(), Some("mine"));
+    }
+}
