@@ -189,11 +189,12 @@ mod tests {
         let other = {
             let (point, left, turned) = (point.clone(), left.clone(), turned.clone());
             let handle = context.handle().clone();
+            let add = |turned: &AtomicUsize| {
+                turned.fetch_add(1, Ordering::Relaxed);
+            };
             let change = move |_| {
                 let turned = turned.clone();
-                handle.schedule(move |_| {
-                    turned.fetch_add(1, Ordering::Relaxed);
-                });
+                handle.schedule(move |_| add(&turned));
                 left.fetch_sub(1, Ordering::Relaxed);
                 point.kick();
             };
