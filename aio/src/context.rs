@@ -244,6 +244,10 @@ impl AioContext {
         &self.inner.requests
     }
 
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
     pub(crate) fn timers(&self) -> &RefCell<Timers> {
         &self.inner.timers
     }

@@ -1,46 +1,80 @@
 //! Timers of one context: who is to be woken when.
 
+mod wheel;
+
 use std::{
-    collections::BTreeMap,
     future::Future,
     pin::Pin,
     task::{Context, Poll, Waker},
 };
 
-use crate::context::AioContext;
-
-/// Names a timer; timers of equal deadline expire in the order in which they were set.
-type TimerKey = (u64, u64);
+use crate::{backend::Wait, clock::Clock, context::AioContext};
+use wheel::{Wheel, WheelKey};
 
 /// Pending timers, by deadline in nanoseconds of the context's clock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Timers {
-    pending: BTreeMap<TimerKey, Waker>,
-    set: u64,
+    wheel: Wheel<Option<Waker>>,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            wheel: Wheel::new(),
+        }
+    }
 }
 
 impl Timers {
-    fn insert(&mut self, deadline_ns: u64, waker: Waker) -> TimerKey {
-        self.set += 1;
-        let key = (deadline_ns, self.set);
-        self.pending.insert(key, waker);
-        key
+    /// Whether no timer is armed or due.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wheel.is_empty()
     }
 
-    /// The earliest deadline.
-    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
-        self.pending
-            .first_key_value()
-            .map(|(&(deadline_ns, _), _)| deadline_ns)
+    /// A time before which no timer is due: the earliest deadline, unless very many are close to it.
+    pub(crate) fn next_deadline_ns(&mut self) -> Option<u64> {
+        self.wheel.next_ns()
     }
 
-    /// Takes out one timer that is due at `now_ns`.
-    pub(crate) fn pop_due(&mut self, now_ns: u64) -> Option<Waker> {
-        let first = self
-            .pending
-            .first_entry()
-            .filter(|first| first.key().0 <= now_ns)?;
-        Some(first.remove())
+    /// Begins a pass over the timers due at `now_ns`. Those armed from now on wait for the next one.
+    pub(crate) fn collect(&mut self, now_ns: u64) {
+        self.wheel.collect(now_ns);
+    }
+
+    /// Takes out one timer of the pass.
+    pub(crate) fn pop_due(&mut self) -> Option<Waker> {
+        self.wheel.pop_due().flatten()
+    }
+}
+
+impl AioContext {
+    /// How long the loop may sleep for its timers' sake.
+    pub(crate) fn timer_timeout(&self) -> Wait {
+        let Some(deadline_ns) = self.timers().borrow_mut().next_deadline_ns() else {
+            return Wait::Forever;
+        };
+        match (deadline_ns.saturating_sub(self.now_ns()), self.clock()) {
+            (0, _) => Wait::No,
+            (left_ns, Clock::Monotonic) => Wait::Ns(left_ns),
+            (_, Clock::Manual(_)) => Wait::Forever,
+        }
+    }
+
+    /// One pass over the timers that are due now; returns whether there were any.
+    pub(crate) fn expire_timers(&self) -> bool {
+        if self.timers().borrow().is_empty() {
+            return false;
+        }
+        let now_ns = self.now_ns();
+        self.timers().borrow_mut().collect(now_ns);
+        let mut progress = false;
+        loop {
+            let Some(waker) = self.timers().borrow_mut().pop_due() else {
+                return progress;
+            };
+            waker.wake();
+            progress = true;
+        }
     }
 }
 
@@ -50,7 +84,7 @@ impl Timers {
 pub struct Sleep {
     context: AioContext,
     deadline_ns: u64,
-    timer: Option<TimerKey>,
+    timer: Option<WheelKey>,
 }
 
 impl Sleep {
@@ -70,7 +104,7 @@ impl Sleep {
 
     fn disarm(&mut self) {
         if let Some(timer) = self.timer.take() {
-            let waker = self.context.timers().borrow_mut().pending.remove(&timer);
+            let waker = self.context.timers().borrow_mut().wheel.remove(timer);
             drop(waker);
         }
     }
@@ -86,9 +120,13 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         let mut timers = this.context.timers().borrow_mut();
-        match this.timer.and_then(|timer| timers.pending.get_mut(&timer)) {
+        let armed = this.timer.and_then(|timer| timers.wheel.get_mut(timer));
+        match armed.and_then(Option::as_mut) {
             Some(waker) => waker.clone_from(cx.waker()),
-            None => this.timer = Some(timers.insert(this.deadline_ns, cx.waker().clone())),
+            None => {
+                let waker = Some(cx.waker().clone());
+                this.timer = Some(timers.wheel.insert(this.deadline_ns, waker));
+            }
         }
         Poll::Pending
     }

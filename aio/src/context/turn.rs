@@ -123,17 +123,6 @@ impl AioContext {
         }
     }
 
-    fn timer_timeout(&self) -> Wait {
-        let Some(deadline_ns) = self.inner.timers.borrow().next_deadline_ns() else {
-            return Wait::Forever;
-        };
-        match (deadline_ns.saturating_sub(self.now_ns()), &self.inner.clock) {
-            (0, _) => Wait::No,
-            (left_ns, Clock::Monotonic) => Wait::Ns(left_ns),
-            (_, Clock::Manual(_)) => Wait::Forever,
-        }
-    }
-
     fn wait(&self, blocking: Blocking) {
         let mut wait = match blocking {
             Blocking::Yes if !self.has_work() => self.timeout(),
@@ -313,21 +302,6 @@ impl AioContext {
             return;
         }
         self.inner.tasks.borrow_mut().put_back(key, future, waker);
-    }
-
-    fn expire_timers(&self) -> bool {
-        let mut progress = false;
-        if self.inner.timers.borrow().next_deadline_ns().is_none() {
-            return progress;
-        }
-        let now_ns = self.now_ns();
-        loop {
-            let Some(waker) = self.inner.timers.borrow_mut().pop_due(now_ns) else {
-                return progress;
-            };
-            waker.wake();
-            progress = true;
-        }
     }
 
     /// Turns the loop until `future` is ready. For `main`, start-up and tests.
