@@ -53,6 +53,7 @@ mod shared;
 pub mod sync;
 pub mod sys;
 mod task;
+mod task_lock;
 mod timer;
 mod wait_point;
 mod wake;
@@ -71,5 +72,9 @@ pub use io::{FallocateMode, Interest};
 pub use io_thread::{Hold, InUse, IoThread, run};
 pub use op::{HEADER_BYTES_MAX, SendPart};
 pub use task::Task;
+pub use task_lock::{
+    ByteSemaphore, BytesGuard, OverBudget, TaskMutex, TaskMutexGuard, TaskQueue, TaskReadGuard,
+    TaskRwLock, TaskWriteGuard,
+};
 pub use timer::Sleep;
 pub use wait_point::WaitPoint;
