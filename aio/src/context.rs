@@ -15,14 +15,14 @@ use std::{
 };
 
 use crate::{
-    backend::{self, Backend, BackendKind},
+    backend::{self, BackendKind, Events},
     bottom_half::{self, BottomHalf, BottomHalfTable, ReentrancyGuard},
     buf::BufferPool,
     clock::Clock,
     error::AioError,
     handle::Handle,
-    op::{Completion, Key, Op},
-    request::RequestTable,
+    op::{Completion, Key, Op, Outcome},
+    request::Requests,
     shared::{Post, Shared},
     task::{self, Task, TaskTable},
     timer::{Sleep, Timers},
@@ -50,19 +50,18 @@ pub(crate) struct Inner {
     handle: Handle,
     clock: Clock,
     pool: BufferPool,
-    requests: RefCell<RequestTable>,
+    requests: RefCell<Requests>,
     timers: RefCell<Timers>,
     tasks: RefCell<TaskTable>,
     bottom_halves: RefCell<BottomHalfTable>,
     /// Completions on their way from the backend to their requests.
-    completions: RefCell<VecDeque<Completion>>,
+    completions: RefCell<VecDeque<(Key, Outcome)>>,
     /// What the backend brings, empty between its turns: kept for its memory.
-    fresh: RefCell<Vec<Completion>>,
+    fresh: RefCell<Events>,
     spin: Cell<Spin>,
     turns: Cell<u64>,
     workers: RefCell<Option<WorkerPool>>,
     workers_max: usize,
-    backend: RefCell<Option<Box<dyn Backend>>>,
 }
 
 impl AioContext {
@@ -88,7 +87,7 @@ impl AioContext {
             handle,
             clock: config.clock,
             pool,
-            requests: RefCell::default(),
+            requests: RefCell::new(Requests::new(backend)),
             timers: RefCell::default(),
             tasks: RefCell::default(),
             bottom_halves: RefCell::default(),
@@ -98,7 +97,6 @@ impl AioContext {
             turns: Cell::new(0),
             workers: RefCell::new(None),
             workers_max: config.workers_max,
-            backend: RefCell::new(Some(backend)),
         };
         Ok(Self {
             inner: Rc::new(inner),
@@ -132,7 +130,7 @@ impl AioContext {
     /// When the context has been closed.
     #[must_use]
     pub fn backend(&self) -> BackendKind {
-        self.with_backend(|backend| backend.kind())
+        self.inner.requests.borrow().kind()
     }
 
     /// The backend and what it makes use of, in words for an operator.
@@ -142,19 +140,23 @@ impl AioContext {
     /// When the context has been closed.
     #[must_use]
     pub fn describe(&self) -> String {
-        self.with_backend(|backend| backend.describe())
+        self.inner.requests.borrow().describe()
     }
 
     /// Counters since the context was made.
     #[must_use]
     pub fn stats(&self) -> ContextStats {
-        let requests: Ref<'_, RequestTable> = self.inner.requests.borrow();
+        let requests: Ref<'_, Requests> = self.inner.requests.borrow();
+        let backend = requests.backend_stats();
         ContextStats {
             turns: self.inner.turns.get(),
             kicks: self.inner.shared.kicks(),
             requests_in_flight: requests.in_flight(),
             requests_orphaned: requests.orphaned(),
             tasks: self.inner.tasks.borrow().len(),
+            enters: backend.enters,
+            cq_overflows: backend.cq_overflows,
+            stale_completions: backend.stale_completions,
         }
     }
 
@@ -240,7 +242,7 @@ impl AioContext {
         pool.submit(work);
     }
 
-    pub(crate) fn requests(&self) -> &RefCell<RequestTable> {
+    pub(crate) fn requests(&self) -> &RefCell<Requests> {
         &self.inner.requests
     }
 
@@ -252,40 +254,14 @@ impl AioContext {
         &self.inner.timers
     }
 
-    fn with_backend<T>(&self, call: impl FnOnce(&mut dyn Backend) -> T) -> T {
-        let mut backend = self.inner.backend.borrow_mut();
-        call(
-            backend
-                .as_mut()
-                .expect("a closed context is not used")
-                .as_mut(),
-        )
-    }
-
-    /// Starts an operation.
-    pub(crate) fn start(&self, key: Key, op: Op) {
-        if op.is_disk() && !self.with_backend(|backend| backend.runs_disk()) {
-            self.start_on_worker(key, op);
-        } else {
-            self.with_backend(|backend| backend.submit(key, op));
-        }
-    }
-
     /// Has a worker run a disk operation; its completion comes back through the inbox.
-    fn start_on_worker(&self, key: Key, op: Op) {
+    pub(crate) fn start_on_worker(&self, key: Key, op: Op) {
         let shared = self.inner.shared.clone();
         self.submit_work(Box::new(move || {
             let mut op = op;
             let result = workers::run(&mut op);
             shared.post(Post::Completed(Box::new(Completion { key, op, result })));
         }));
-    }
-
-    /// Asks for an early end of an operation nobody waits for any more.
-    pub(crate) fn cancel(&self, key: Key) {
-        if let Some(backend) = self.inner.backend.borrow_mut().as_mut() {
-            backend.cancel(key);
-        }
     }
 
     /// Ends the context: drops its tasks and bottom halves, waits until the kernel and the workers
@@ -318,8 +294,10 @@ impl AioContext {
         }
         let workers = self.inner.workers.borrow_mut().take();
         drop(workers);
-        let backend = self.inner.backend.borrow_mut().take();
-        drop(backend);
+        let ended = self.inner.requests.borrow_mut().close();
+        for ended in ended {
+            self.after(ended);
+        }
         self.inner.shared.close();
     }
 }
