@@ -15,19 +15,18 @@ use std::{
 };
 
 use crate::{
-    backend::{self, BackendKind, Events},
+    backend::{self, Backend, BackendKind},
     bottom_half::{self, BottomHalf, BottomHalfTable, ReentrancyGuard},
     buf::BufferPool,
     clock::Clock,
     error::AioError,
     handle::Handle,
-    op::{Completion, Key, Op, Outcome},
-    request::Requests,
-    shared::{Post, Shared},
+    op::{Completion, Key, Op},
+    request::RequestTable,
+    shared::Shared,
     task::{self, Task, TaskTable},
+    thread_pool::{Desk, ThreadPool},
     timer::{Sleep, Timers},
-    worker_pool::WorkerPool,
-    workers,
 };
 
 pub use config::{Config, ContextStats};
@@ -50,18 +49,18 @@ pub(crate) struct Inner {
     handle: Handle,
     clock: Clock,
     pool: BufferPool,
-    requests: RefCell<Requests>,
+    requests: RefCell<RequestTable>,
     timers: RefCell<Timers>,
     tasks: RefCell<TaskTable>,
     bottom_halves: RefCell<BottomHalfTable>,
     /// Completions on their way from the backend to their requests.
-    completions: RefCell<VecDeque<(Key, Outcome)>>,
+    completions: RefCell<VecDeque<Completion>>,
     /// What the backend brings, empty between its turns: kept for its memory.
-    fresh: RefCell<Events>,
+    fresh: RefCell<Vec<Completion>>,
     spin: Cell<Spin>,
     turns: Cell<u64>,
-    workers: RefCell<Option<WorkerPool>>,
-    workers_max: usize,
+    desk: Desk,
+    backend: RefCell<Option<Box<dyn Backend>>>,
 }
 
 impl AioContext {
@@ -75,7 +74,7 @@ impl AioContext {
             what: "an eventfd",
             source,
         };
-        let shared = Arc::new(Shared::new(config.name).map_err(resource)?);
+        let shared = Arc::new(Shared::new(config.name, config.workers_max).map_err(resource)?);
         let pool = BufferPool::new(config.buffer_bytes_max);
         let backend = backend::choose(config.backend, &shared, pool.shared())?;
         let handle = Handle::new(shared.clone());
@@ -87,7 +86,7 @@ impl AioContext {
             handle,
             clock: config.clock,
             pool,
-            requests: RefCell::new(Requests::new(backend)),
+            requests: RefCell::default(),
             timers: RefCell::default(),
             tasks: RefCell::default(),
             bottom_halves: RefCell::default(),
@@ -95,8 +94,8 @@ impl AioContext {
             fresh: RefCell::default(),
             spin: Cell::new(Spin::new(config.poll_max_ns)),
             turns: Cell::new(0),
-            workers: RefCell::new(None),
-            workers_max: config.workers_max,
+            desk: Desk::default(),
+            backend: RefCell::new(Some(backend)),
         };
         Ok(Self {
             inner: Rc::new(inner),
@@ -130,7 +129,7 @@ impl AioContext {
     /// When the context has been closed.
     #[must_use]
     pub fn backend(&self) -> BackendKind {
-        self.inner.requests.borrow().kind()
+        self.with_backend(|backend| backend.kind())
     }
 
     /// The backend and what it makes use of, in words for an operator.
@@ -140,23 +139,19 @@ impl AioContext {
     /// When the context has been closed.
     #[must_use]
     pub fn describe(&self) -> String {
-        self.inner.requests.borrow().describe()
+        self.with_backend(|backend| backend.describe())
     }
 
     /// Counters since the context was made.
     #[must_use]
     pub fn stats(&self) -> ContextStats {
-        let requests: Ref<'_, Requests> = self.inner.requests.borrow();
-        let backend = requests.backend_stats();
+        let requests: Ref<'_, RequestTable> = self.inner.requests.borrow();
         ContextStats {
             turns: self.inner.turns.get(),
             kicks: self.inner.shared.kicks(),
             requests_in_flight: requests.in_flight(),
             requests_orphaned: requests.orphaned(),
             tasks: self.inner.tasks.borrow().len(),
-            enters: backend.enters,
-            cq_overflows: backend.cq_overflows,
-            stale_completions: backend.stale_completions,
         }
     }
 
@@ -222,27 +217,33 @@ impl AioContext {
             .insert(&self.inner.shared, name, callback)
     }
 
+    /// The context's threads for calls that block.
+    #[must_use]
+    pub fn thread_pool(&self) -> ThreadPool {
+        ThreadPool::of(self.clone())
+    }
+
+    /// What the thread pool of this context is made of.
+    pub(crate) fn thread_pool_parts(&self) -> (&Arc<Shared>, &Desk) {
+        (&self.inner.shared, &self.inner.desk)
+    }
+
     /// Runs `call`, which may block, on a worker thread.
     ///
     /// Dropping the future does not stop the call.
+    ///
+    /// # Panics
+    ///
+    /// With the panic of `call`, if it does.
     pub async fn blocking<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        let (sender, result) = crate::handle::oneshot();
-        self.submit_work(Box::new(move || sender.send(call())));
-        result.await
+        let done = self.thread_pool().submit(call).await;
+        done.expect("nobody else can cancel this request")
     }
 
-    fn submit_work(&self, work: crate::worker_pool::Work) {
-        let mut workers = self.inner.workers.borrow_mut();
-        let pool = workers.get_or_insert_with(|| {
-            WorkerPool::new(self.inner.shared.name(), self.inner.workers_max)
-        });
-        pool.submit(work);
-    }
-
-    pub(crate) fn requests(&self) -> &RefCell<Requests> {
+    pub(crate) fn requests(&self) -> &RefCell<RequestTable> {
         &self.inner.requests
     }
 
@@ -254,14 +255,30 @@ impl AioContext {
         &self.inner.timers
     }
 
-    /// Has a worker run a disk operation; its completion comes back through the inbox.
-    pub(crate) fn start_on_worker(&self, key: Key, op: Op) {
-        let shared = self.inner.shared.clone();
-        self.submit_work(Box::new(move || {
-            let mut op = op;
-            let result = workers::run(&mut op);
-            shared.post(Post::Completed(Box::new(Completion { key, op, result })));
-        }));
+    fn with_backend<T>(&self, call: impl FnOnce(&mut dyn Backend) -> T) -> T {
+        let mut backend = self.inner.backend.borrow_mut();
+        call(
+            backend
+                .as_mut()
+                .expect("a closed context is not used")
+                .as_mut(),
+        )
+    }
+
+    /// Starts an operation.
+    pub(crate) fn start(&self, key: Key, op: Op) {
+        if op.is_disk() && !self.with_backend(|backend| backend.runs_disk()) {
+            self.inner.desk.push(key, op);
+        } else {
+            self.with_backend(|backend| backend.submit(key, op));
+        }
+    }
+
+    /// Asks for an early end of an operation nobody waits for any more.
+    pub(crate) fn cancel(&self, key: Key) {
+        if let Some(backend) = self.inner.backend.borrow_mut().as_mut() {
+            backend.cancel(key);
+        }
     }
 
     /// Ends the context: drops its tasks and bottom halves, waits until the kernel and the workers
@@ -292,12 +309,9 @@ impl AioContext {
                 "closed with bottom halves that nobody has deleted"
             );
         }
-        let workers = self.inner.workers.borrow_mut().take();
-        drop(workers);
-        let ended = self.inner.requests.borrow_mut().close();
-        for ended in ended {
-            self.after(ended);
-        }
+        self.inner.desk.close(&self.inner.shared);
+        let backend = self.inner.backend.borrow_mut().take();
+        drop(backend);
         self.inner.shared.close();
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::backend::BackendKind;
 
-/// Why a context, or the thread that runs one, could not be made.
+/// Why a context, or the thread that runs one, could not be made, or not be set as was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AioError {
@@ -28,6 +28,9 @@ pub enum AioError {
         #[source]
         source: io::Error,
     },
+    /// The least number of threads in a pool is negative or above the greatest, or that is not positive.
+    #[error("bad thread-pool-min/thread-pool-max values")]
+    ThreadPoolLimits,
     /// `LONGSHORE_AIO` names no backend.
     #[error("LONGSHORE_AIO is '{0}', which is neither 'io_uring' nor 'epoll'")]
     UnknownBackend(String),

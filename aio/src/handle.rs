@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     context::AioContext,
+    error::AioError,
     shared::{Post, Shared},
 };
 
@@ -47,6 +48,21 @@ impl Handle {
     /// Makes the loop turn once more, if it sleeps; costs no system call if it does not.
     pub fn notify(&self) {
         self.shared.notify();
+    }
+
+    /// Sets how many worker threads the context's [`ThreadPool`](crate::ThreadPool) keeps when there
+    /// is nothing to do, and how many it has at most: zero and 64 unless set.
+    ///
+    /// A pool in use starts threads that it lacks in its next turn; those that are too many leave
+    /// when they have finished what they are at.
+    ///
+    /// # Errors
+    ///
+    /// [`AioError::ThreadPoolLimits`], and nothing changes, unless 0 ≤ `min` ≤ `max` and 0 < `max`.
+    pub fn set_thread_pool_limits(&self, min: i64, max: i64) -> Result<(), AioError> {
+        self.shared.thread_pool.set_limits(min, max)?;
+        self.shared.post(Post::Worked);
+        Ok(())
     }
 
     /// Runs `callback` once on the home thread, in a later turn of the loop: a one-shot bottom half.

@@ -1,6 +1,6 @@
 //! The requests of a context: disk, sockets, readiness.
 
-use std::{io, ops::Range, os::fd::AsFd};
+use std::{io, ops::Range};
 
 use crate::{
     buf::IoBuf,
@@ -327,7 +327,9 @@ impl AioContext {
             Interest::Readable => libc::POLLIN,
             Interest::Writable => libc::POLLOUT,
         };
-        crate::sys::check_pollable(fd.as_fd())?;
+        if crate::sys::is_regular(fd)? {
+            return Err(os_error(libc::EPERM));
+        }
         count(
             Request::submit(
                 self,

@@ -54,10 +54,10 @@ pub mod sync;
 pub mod sys;
 mod task;
 mod task_lock;
+mod thread_pool;
 mod timer;
 mod wait_point;
 mod wake;
-mod worker_pool;
 mod workers;
 
 pub use backend::{BackendKind, probe_io_uring};
@@ -76,5 +76,6 @@ pub use task_lock::{
     ByteSemaphore, BytesGuard, OverBudget, TaskMutex, TaskMutexGuard, TaskQueue, TaskReadGuard,
     TaskRwLock, TaskWriteGuard,
 };
+pub use thread_pool::{Cancelled, PoolRequest, ThreadPool};
 pub use timer::Sleep;
 pub use wait_point::WaitPoint;

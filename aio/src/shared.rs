@@ -16,9 +16,9 @@ use crate::{
     context::AioContext,
     home::Home,
     inbox::{Inbox, Listed, Node},
-    op::Completion,
     sys::EventFd,
     task::{TaskKey, TaskPost},
+    thread_pool::Pool,
     wake::WakeState,
 };
 
@@ -29,8 +29,8 @@ pub(crate) type OneShot = Box<dyn FnOnce(&AioContext) + Send>;
 pub(crate) enum Post {
     /// A one-shot bottom half.
     OneShot(OneShot),
-    /// A worker has run an operation. Boxed: every slot of the queue is as large as the largest post.
-    Completed(Box<Completion>),
+    /// Workers have finished something, or their limits have changed.
+    Worked,
 }
 
 /// What is posted again and again, without allocating: the payload of the inbox's nodes.
@@ -77,11 +77,12 @@ pub(crate) struct Shared {
     event: EventFd,
     closed: AtomicBool,
     kicks: AtomicU64,
+    pub(crate) thread_pool: Pool,
 }
 
 impl Shared {
     /// The shared part of a context whose home is the calling thread.
-    pub(crate) fn new(name: String) -> io::Result<Self> {
+    pub(crate) fn new(name: String, workers_max: usize) -> io::Result<Self> {
         Ok(Self {
             name,
             inbox: Inbox::new(),
@@ -91,6 +92,7 @@ impl Shared {
             event: EventFd::new()?,
             closed: AtomicBool::new(false),
             kicks: AtomicU64::new(0),
+            thread_pool: Pool::new(workers_max),
         })
     }
 

@@ -17,7 +17,7 @@ use crate::{
     bottom_half::{self, BottomHalfKey, Turn},
     clock::Clock,
     current::Turning,
-    request::Ended,
+    op::Completion,
     shared::{Due, Local, Post, Shared, What},
     task::{self, TaskKey},
 };
@@ -64,12 +64,17 @@ impl Spin {
 }
 
 impl AioContext {
-    /// Does what the end of an operation leads to.
-    pub(super) fn after(&self, ended: Ended) {
-        match ended {
-            Ended::Wake(Some(waker)) => waker.wake(),
-            Ended::Wake(None) | Ended::Unwanted(..) => {}
-            Ended::Again(key, op) => self.start_on_worker(key, op),
+    fn complete(&self, completion: Completion) {
+        let again = matches!(completion.result, Err(libc::EAGAIN)) && completion.op.is_disk();
+        if again {
+            // The kernel will not wait for this file; a thread of ours can.
+            self.inner.desk.push(completion.key, completion.op);
+            return;
+        }
+        let (waker, orphan) = self.inner.requests.borrow_mut().complete(completion);
+        drop(orphan);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
@@ -102,7 +107,7 @@ impl AioContext {
     fn has_work(&self) -> bool {
         let inner = &self.inner;
         let queued = |local: &mut Local| !local.runnable.is_empty() || !local.due.is_empty();
-        inner.shared.local.with(queued) || inner.shared.has_posts()
+        inner.shared.local.with(queued) || inner.shared.has_posts() || inner.desk.has_work()
     }
 
     /// How long the loop may sleep.
@@ -119,6 +124,7 @@ impl AioContext {
     }
 
     fn wait(&self, blocking: Blocking) {
+        self.inner.desk.flush(&self.inner.shared);
         let mut wait = match blocking {
             Blocking::Yes if !self.has_work() => self.timeout(),
             Blocking::Yes | Blocking::No => Wait::No,
@@ -140,9 +146,8 @@ impl AioContext {
             }
         }
         let mut fresh = mem::take(&mut *self.inner.fresh.borrow_mut());
-        self.inner.requests.borrow_mut().wait(wait, &mut fresh);
-        let completions = fresh.completions.drain(..);
-        self.inner.completions.borrow_mut().extend(completions);
+        self.with_backend(|backend| backend.wait(wait, &mut fresh));
+        self.inner.completions.borrow_mut().extend(fresh.drain(..));
         self.inner.fresh.replace(fresh);
         state.end_sleep();
         state.take_notified();
@@ -168,7 +173,7 @@ impl AioContext {
             if shared.has_posts() || shared.wake_state().is_notified() {
                 return true;
             }
-            if self.inner.requests.borrow_mut().has_news() {
+            if self.with_backend(|backend| backend.has_news()) {
                 return true;
             }
             if self.inner.clock.now_ns() >= until_ns {
@@ -182,11 +187,10 @@ impl AioContext {
         let mut progress = false;
         loop {
             // Taken one by one: whoever is woken may run a nested turn later, and finds the rest here.
-            let Some((key, result)) = self.inner.completions.borrow_mut().pop_front() else {
+            let Some(completion) = self.inner.completions.borrow_mut().pop_front() else {
                 return progress;
             };
-            let ended = self.inner.requests.borrow_mut().complete(key, result);
-            self.after(ended);
+            self.complete(completion);
             progress = true;
         }
     }
@@ -205,12 +209,10 @@ impl AioContext {
                 Post::OneShot(callback) => shared
                     .local
                     .with(|local| local.due.push_back(Due::OneShot(callback))),
-                Post::Completed(completion) => {
-                    let ended = self.inner.requests.borrow_mut().complete_work(*completion);
-                    self.after(ended);
-                }
+                Post::Worked => self.inner.desk.tend(shared),
             }
         }
+        self.inner.desk.settle(|done| self.complete(done));
     }
 
     /// Runs the bottom halves that are due. Those scheduled meanwhile wait for the next turn.
