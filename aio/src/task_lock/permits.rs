@@ -16,7 +16,7 @@
 
 use std::{
     future::Future,
-    mem,
+    hint, mem,
     pin::Pin,
     sync::PoisonError,
     task::{Context, Poll},
@@ -72,6 +72,20 @@ impl Permits {
             ) {
                 Ok(_) => return true,
                 Err(now) => state = now,
+            }
+        }
+        false
+    }
+
+    /// Looks `looks_max` times whether `wanted` permits can be taken; stops when somebody waits.
+    pub(super) fn look_and_take(&self, wanted: u64, looks_max: u32) -> bool {
+        for _ in 0..looks_max {
+            hint::spin_loop();
+            if self.state.load(Ordering::Relaxed) & AWAITED != 0 {
+                return false;
+            }
+            if self.try_take(wanted) {
+                return true;
             }
         }
         false
