@@ -131,4 +131,4 @@ pub fn probe_io_uring() -> Result<(), (String, io::Error)> {
 
 #[cfg(test)]
 #[cfg(not(loom))]
-mod conformance;
+pub(crate) mod conformance;

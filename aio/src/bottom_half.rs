@@ -70,7 +70,9 @@ impl Turn {
 pub(crate) fn key_of(node: &Node<Posted>) -> BottomHalfKey {
     match node.what.what {
         What::BottomHalf(key) => key,
-        What::Task(_) => unreachable!("a bottom half's node is one of a bottom half"),
+        What::Task(_) | What::Timer(_) => {
+            unreachable!("a bottom half's node is one of a bottom half")
+        }
     }
 }
 

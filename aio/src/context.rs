@@ -18,15 +18,16 @@ use crate::{
     backend::{self, Backend, BackendKind},
     bottom_half::{self, BottomHalf, BottomHalfTable, ReentrancyGuard},
     buf::BufferPool,
-    clock::Clock,
+    clock::{Clock, Clocks, TimerClock},
     error::AioError,
     handle::Handle,
+    home::Home,
     op::{Completion, Key, Op},
     request::RequestTable,
     shared::Shared,
     task::{self, Task, TaskTable},
     thread_pool::{Desk, ThreadPool},
-    timer::{Sleep, Timers},
+    timer::{TimerTable, Timers},
 };
 
 pub use config::{Config, ContextStats};
@@ -48,9 +49,10 @@ pub(crate) struct Inner {
     shared: Arc<Shared>,
     handle: Handle,
     clock: Clock,
+    clocks: Clocks,
     pool: BufferPool,
     requests: RefCell<RequestTable>,
-    timers: RefCell<Timers>,
+    timers: RefCell<TimerTable>,
     tasks: RefCell<TaskTable>,
     bottom_halves: RefCell<BottomHalfTable>,
     /// Completions on their way from the backend to their requests.
@@ -78,13 +80,17 @@ impl AioContext {
         let pool = BufferPool::new(config.buffer_bytes_max);
         let backend = backend::choose(config.backend, &shared, pool.shared())?;
         let handle = Handle::new(shared.clone());
-        if let Clock::Manual(clock) = &config.clock {
-            clock.attach(handle.clone());
-        }
+        let clocks = [
+            config.clock.clone(),
+            config.wall_clock,
+            Clock::Manual(config.virtual_clock),
+        ];
+        let clocks = Clocks::new(clocks, &shared);
         let inner = Inner {
             shared,
             handle,
             clock: config.clock,
+            clocks,
             pool,
             requests: RefCell::default(),
             timers: RefCell::default(),
@@ -155,20 +161,16 @@ impl AioContext {
         }
     }
 
-    /// Nanoseconds on the context's clock.
+    /// Nanoseconds on the loop's clock.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
         self.inner.clock.now_ns()
     }
 
-    /// Ends after `ns` nanoseconds.
-    pub fn sleep_ns(&self, ns: u64) -> Sleep {
-        self.sleep_until_ns(self.now_ns().saturating_add(ns))
-    }
-
-    /// Ends when the context's clock has reached `deadline_ns`.
-    pub fn sleep_until_ns(&self, deadline_ns: u64) -> Sleep {
-        Sleep::new(self.clone(), deadline_ns)
+    /// Nanoseconds on one of the context's clocks.
+    #[must_use]
+    pub fn clock_now_ns(&self, clock: TimerClock) -> u64 {
+        self.inner.clocks.get(clock).now_ns()
     }
 
     /// Lets everything else that can run have a turn.
@@ -247,11 +249,15 @@ impl AioContext {
         &self.inner.requests
     }
 
-    pub(crate) fn clock(&self) -> &Clock {
-        &self.inner.clock
+    pub(crate) fn clocks(&self) -> &Clocks {
+        &self.inner.clocks
     }
 
-    pub(crate) fn timers(&self) -> &RefCell<Timers> {
+    pub(crate) fn timers(&self) -> &Home<Timers> {
+        &self.inner.shared.timers
+    }
+
+    pub(crate) fn timer_table(&self) -> &RefCell<TimerTable> {
         &self.inner.timers
     }
 
@@ -309,6 +315,7 @@ impl AioContext {
                 "closed with bottom halves that nobody has deleted"
             );
         }
+        self.drop_timers();
         self.inner.desk.close(&self.inner.shared);
         let backend = self.inner.backend.borrow_mut().take();
         drop(backend);

@@ -63,7 +63,7 @@ mod workers;
 pub use backend::{BackendKind, probe_io_uring};
 pub use bottom_half::{BottomHalf, ReentrancyGuard};
 pub use buf::{Acquire, BUFFER_ALIGN_BYTES, BUFFER_BYTES_MAX, BufferPool, IoBuf};
-pub use clock::{Clock, ManualClock};
+pub use clock::{Clock, ManualClock, TimerClock};
 pub use context::{AioContext, Blocking, Config, ContextStats, YieldNow};
 pub use error::AioError;
 pub use fd::Fd;
@@ -77,5 +77,5 @@ pub use task_lock::{
     TaskRwLock, TaskWriteGuard,
 };
 pub use thread_pool::{Cancelled, PoolRequest, ThreadPool};
-pub use timer::Sleep;
+pub use timer::{Elapsed, Sleep, SleepWaker, Timer, WakeableSleep};
 pub use wait_point::WaitPoint;

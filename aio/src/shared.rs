@@ -13,12 +13,14 @@ use crossbeam::queue::SegQueue;
 
 use crate::{
     bottom_half::BottomHalfKey,
+    clock::TimerClock,
     context::AioContext,
     home::Home,
     inbox::{Inbox, Listed, Node},
     sys::EventFd,
     task::{TaskKey, TaskPost},
     thread_pool::Pool,
+    timer::{TimerPost, Timers},
     wake::WakeState,
 };
 
@@ -43,6 +45,7 @@ pub(crate) struct Posted {
 pub(crate) enum What {
     BottomHalf(BottomHalfKey),
     Task(TaskPost),
+    Timer(TimerPost),
 }
 
 /// What the home thread has queued for itself, without locks or atomic operations.
@@ -73,6 +76,7 @@ pub(crate) struct Shared {
     /// Posts that allocate anyway.
     posts: SegQueue<Post>,
     pub(crate) local: Home<Local>,
+    pub(crate) timers: Home<Timers>,
     wake: WakeState,
     event: EventFd,
     closed: AtomicBool,
@@ -88,6 +92,7 @@ impl Shared {
             inbox: Inbox::new(),
             posts: SegQueue::new(),
             local: Home::new(Local::default()),
+            timers: Home::new(Timers::new()),
             wake: WakeState::new(),
             event: EventFd::new()?,
             closed: AtomicBool::new(false),
@@ -132,6 +137,25 @@ impl Shared {
         }
     }
 
+    /// Raises `bits` of `node`, a timer of this context, and wakes the home thread if it would sleep
+    /// past `deadline_ns` of `clock`. Any thread.
+    pub(crate) fn raise_timer(
+        &self,
+        node: &Arc<Node<Posted>>,
+        bits: u32,
+        clock: TimerClock,
+        deadline_ns: u64,
+    ) {
+        self.inbox.raise(node, bits);
+        // Also if it was on the list already: it may have been put there for a later deadline.
+        if !self.is_home() && self.wake.must_kick_before(clock, deadline_ns) {
+            self.kick();
+        }
+        if self.closed.load(Ordering::Relaxed) {
+            self.discard_posts();
+        }
+    }
+
     fn after_post(&self) {
         // The home thread itself is awake, and looks at what is posted before it sleeps.
         if !self.is_home() {
@@ -154,9 +178,13 @@ impl Shared {
 
     fn kick_if_asleep(&self) {
         if self.wake.must_kick() {
-            self.kicks.fetch_add(1, Ordering::Relaxed);
-            self.event.signal();
+            self.kick();
         }
+    }
+
+    fn kick(&self) {
+        self.kicks.fetch_add(1, Ordering::Relaxed);
+        self.event.signal();
     }
 
     pub(crate) fn take_post(&self) -> Option<Post> {

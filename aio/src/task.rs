@@ -58,7 +58,7 @@ pub(crate) fn queue(node: &Node<Posted>, local: &mut Local) {
 fn task_of(node: &Node<Posted>) -> &TaskPost {
     match &node.what.what {
         What::Task(task) => task,
-        What::BottomHalf(_) => unreachable!("a task's node is one of a task"),
+        What::BottomHalf(_) | What::Timer(_) => unreachable!("a task's node is one of a task"),
     }
 }
 

@@ -1,139 +1,162 @@
-//! Timers of one context: who is to be woken when.
+//! Timers of one context: what is due when, by which of its clocks.
+//!
+//! There is one [wheel](wheel) for each clock. In it are the wakers of [`Sleep`]s, and the
+//! [`Timer`]s, which other threads may arm as well. The loop asks [`AioContext::timer_timeout`] how
+//! long it may sleep, publishes [`AioContext::timer_deadlines`] with the announcement of its sleep,
+//! and at the end of each turn has [`AioContext::expire_timers`] make a pass.
 
+mod callback;
+mod sleep;
 mod wheel;
 
-use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll, Waker},
-};
+use std::{mem, task::Waker};
 
-use crate::{backend::Wait, clock::Clock, context::AioContext};
+use crate::{
+    backend::Wait,
+    clock::{CLOCKS, Clocks, TimerClock},
+    context::AioContext,
+    wake::NO_DEADLINES,
+};
 use wheel::{Wheel, WheelKey};
 
-/// Pending timers, by deadline in nanoseconds of the context's clock.
+pub use callback::Timer;
+pub(crate) use callback::{TimerPost, TimerTable};
+pub use sleep::{Elapsed, Sleep, SleepWaker, WakeableSleep};
+
+/// What happens at a deadline.
 #[derive(Debug)]
-pub(crate) struct Timers {
-    wheel: Wheel<Option<Waker>>,
+enum Expiry {
+    Wake(Waker),
+    /// The callback at this place of the [`TimerTable`] is to be called.
+    Call(u32),
 }
 
-impl Default for Timers {
+impl Default for Expiry {
     fn default() -> Self {
-        Self {
-            wheel: Wheel::new(),
-        }
+        Self::Call(u32::MAX)
     }
+}
+
+/// The pending timers of a context, by clock.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    wheels: [Wheel<Expiry>; CLOCKS],
+    /// The time of the last pass.
+    pass_ns: [u64; CLOCKS],
 }
 
 impl Timers {
+    pub(crate) fn new() -> Self {
+        Self {
+            wheels: [Wheel::new(), Wheel::new(), Wheel::new()],
+            pass_ns: [0; CLOCKS],
+        }
+    }
+
     /// Whether no timer is armed or due.
     pub(crate) fn is_empty(&self) -> bool {
-        self.wheel.is_empty()
+        self.wheels.iter().all(Wheel::is_empty)
     }
 
-    /// A time before which no timer is due: the earliest deadline, unless very many are close to it.
-    pub(crate) fn next_deadline_ns(&mut self) -> Option<u64> {
-        self.wheel.next_ns()
+    fn wheel(&mut self, clock: TimerClock) -> &mut Wheel<Expiry> {
+        &mut self.wheels[clock.index()]
     }
 
-    /// Begins a pass over the timers due at `now_ns`. Those armed from now on wait for the next one.
-    pub(crate) fn collect(&mut self, now_ns: u64) {
-        self.wheel.collect(now_ns);
+    /// A time of each clock before which no timer of it is due; the end of time if there is none.
+    fn deadlines(&mut self) -> [u64; CLOCKS] {
+        let mut deadlines = NO_DEADLINES;
+        for (deadline_ns, wheel) in deadlines.iter_mut().zip(&mut self.wheels) {
+            *deadline_ns = wheel.next_ns().unwrap_or(u64::MAX);
+        }
+        deadlines
+    }
+
+    fn timeout(&mut self, clocks: &Clocks) -> Wait {
+        let mut wait = Wait::Forever;
+        for clock in TimerClock::ALL {
+            let Some(deadline_ns) = self.wheel(clock).next_ns() else {
+                continue;
+            };
+            let clock = clocks.get(clock);
+            let left_ns = deadline_ns.saturating_sub(clock.now_ns());
+            wait = match wait {
+                _ if left_ns == 0 => return Wait::No,
+                // Whoever moves such a clock wakes the loop.
+                wait if !clock.runs() => wait,
+                Wait::Ns(ns) => Wait::Ns(ns.min(left_ns)),
+                Wait::Forever | Wait::No => Wait::Ns(left_ns),
+            };
+        }
+        wait
+    }
+
+    /// Begins a pass: looks at each clock once.
+    fn collect(&mut self, clocks: &Clocks) {
+        for clock in TimerClock::ALL {
+            let wheel = &mut self.wheels[clock.index()];
+            if !wheel.is_empty() {
+                let now_ns = clocks.get(clock).now_ns();
+                self.pass_ns[clock.index()] = now_ns;
+                wheel.collect(now_ns);
+            }
+        }
     }
 
     /// Takes out one timer of the pass.
-    pub(crate) fn pop_due(&mut self) -> Option<Waker> {
-        self.wheel.pop_due().flatten()
+    fn pop_due(&mut self) -> Option<Expiry> {
+        self.wheels.iter_mut().find_map(Wheel::pop_due)
     }
 }
 
 impl AioContext {
     /// How long the loop may sleep for its timers' sake.
     pub(crate) fn timer_timeout(&self) -> Wait {
-        let Some(deadline_ns) = self.timers().borrow_mut().next_deadline_ns() else {
-            return Wait::Forever;
-        };
-        match (deadline_ns.saturating_sub(self.now_ns()), self.clock()) {
-            (0, _) => Wait::No,
-            (left_ns, Clock::Monotonic) => Wait::Ns(left_ns),
-            (_, Clock::Manual(_)) => Wait::Forever,
-        }
+        self.timers().with(|timers| timers.timeout(self.clocks()))
+    }
+
+    /// When the loop has to wake for its timers' sake, by each clock.
+    pub(crate) fn timer_deadlines(&self) -> [u64; CLOCKS] {
+        self.timers().with(Timers::deadlines)
     }
 
     /// One pass over the timers that are due now; returns whether there were any.
+    ///
+    /// Timers armed meanwhile wait for the next pass. A nested turn goes on with this pass, and makes
+    /// one of its own.
     pub(crate) fn expire_timers(&self) -> bool {
-        if self.timers().borrow().is_empty() {
-            return false;
-        }
-        let now_ns = self.now_ns();
-        self.timers().borrow_mut().collect(now_ns);
+        let timers = self.timers();
+        let any = timers.with(|timers| {
+            timers.collect(self.clocks());
+            !timers.is_empty()
+        });
         let mut progress = false;
-        loop {
-            let Some(waker) = self.timers().borrow_mut().pop_due() else {
-                return progress;
+        while any && let Some(expiry) = timers.with(Timers::pop_due) {
+            progress |= match expiry {
+                Expiry::Wake(waker) => {
+                    waker.wake();
+                    true
+                }
+                Expiry::Call(index) => self.call_timer(index),
             };
-            waker.wake();
-            progress = true;
         }
+        progress
+    }
+
+    /// Drops all timers of a context that is closed.
+    pub(crate) fn drop_timers(&self) {
+        // Outside of any borrow: dropping a callback or a waker may drop other timers.
+        let callbacks = self.timer_table().borrow_mut().take_all();
+        drop(callbacks);
+        let timers = self
+            .timers()
+            .with(|timers| mem::replace(timers, Timers::new()));
+        drop(timers);
     }
 }
 
-/// Ends at a deadline; made by [`AioContext::sleep_ns`]. Dropping it removes the timer.
-#[derive(Debug)]
-#[must_use = "a sleep does nothing until it is awaited"]
-pub struct Sleep {
-    context: AioContext,
-    deadline_ns: u64,
-    timer: Option<WheelKey>,
-}
-
-impl Sleep {
-    pub(crate) fn new(context: AioContext, deadline_ns: u64) -> Self {
-        Self {
-            context,
-            deadline_ns,
-            timer: None,
-        }
-    }
-
-    /// When it ends, in nanoseconds of the context's clock.
-    #[must_use]
-    pub fn deadline_ns(&self) -> u64 {
-        self.deadline_ns
-    }
-
-    fn disarm(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            let waker = self.context.timers().borrow_mut().wheel.remove(timer);
-            drop(waker);
-        }
-    }
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        if this.context.now_ns() >= this.deadline_ns {
-            this.disarm();
-            return Poll::Ready(());
-        }
-        let mut timers = this.context.timers().borrow_mut();
-        let armed = this.timer.and_then(|timer| timers.wheel.get_mut(timer));
-        match armed.and_then(Option::as_mut) {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => {
-                let waker = Some(cx.waker().clone());
-                this.timer = Some(timers.wheel.insert(this.deadline_ns, waker));
-            }
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        self.disarm();
-    }
-}
+#[cfg(test)]
+#[cfg(loom)]
+mod loom_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

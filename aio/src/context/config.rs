@@ -1,6 +1,9 @@
 //! How a context is made, and what it counts.
 
-use crate::{backend::BackendKind, clock::Clock};
+use crate::{
+    backend::BackendKind,
+    clock::{Clock, ManualClock},
+};
 
 /// How a context is made.
 #[derive(Clone, Debug)]
@@ -18,8 +21,12 @@ pub struct Config {
     /// The time actually spent adapts itself: it grows while waits are shorter than this, and
     /// falls to nothing when they are longer.
     pub poll_max_ns: u64,
-    /// The clock that timers go by.
+    /// The loop's clock: that of sleeps, and of the timers that ask for it.
     pub clock: Clock,
+    /// The wall clock, for timers that ask for it.
+    pub wall_clock: Clock,
+    /// A clock for timers that ask for it; it stands at zero until it is moved.
+    pub virtual_clock: ManualClock,
 }
 
 impl Default for Config {
@@ -31,6 +38,8 @@ impl Default for Config {
             workers_max: 64,
             poll_max_ns: 0,
             clock: Clock::Monotonic,
+            wall_clock: Clock::Wall,
+            virtual_clock: ManualClock::default(),
         }
     }
 }

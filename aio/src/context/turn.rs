@@ -140,7 +140,7 @@ impl AioContext {
         }
         let state = self.inner.shared.wake_state();
         if wait != Wait::No {
-            state.announce_sleep();
+            state.announce_sleep(self.timer_deadlines());
             if self.inner.shared.has_posts() || state.take_notified() {
                 wait = Wait::No;
             }
@@ -199,10 +199,15 @@ impl AioContext {
     fn take_posts(&self) {
         let shared = &self.inner.shared;
         for listed in shared.inbox.take() {
-            shared.local.with(|local| match &listed.node().what.what {
-                What::BottomHalf(_) => local.due.push_back(Due::Listed(listed)),
-                What::Task(_) => task::queue(&listed.begin(task::WOKEN).0, local),
-            });
+            match listed.node().what.what {
+                What::BottomHalf(_) => shared
+                    .local
+                    .with(|local| local.due.push_back(Due::Listed(listed))),
+                What::Task(_) => shared
+                    .local
+                    .with(|local| task::queue(&listed.begin(task::WOKEN).0, local)),
+                What::Timer(_) => self.timer_changed(listed),
+            }
         }
         while let Some(post) = shared.take_post() {
             match post {

@@ -21,7 +21,7 @@ use super::{
     crew::{Call, Came, Crew, Limits, Next},
     request::{Cancelled, Job, job},
 };
-use crate::wake::WakeState;
+use crate::wake::{NO_DEADLINES, WakeState};
 
 /// Wakes one worker.
 #[derive(Clone)]
@@ -150,7 +150,7 @@ impl<const WHICH: u8> Model<WHICH> {
             if taken == count {
                 return;
             }
-            self.wake.announce_sleep();
+            self.wake.announce_sleep(NO_DEADLINES);
             if self.posted.load(Ordering::Relaxed) == 0 {
                 self.kick.wait();
             }

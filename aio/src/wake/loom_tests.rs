@@ -8,23 +8,23 @@ use loom::{
     thread,
 };
 
-use super::WakeState;
+use super::{NO_DEADLINES, WakeState};
 
 /// Stands for the eventfd: a kick is remembered until the sleeper takes it.
 ///
 /// loom's `Notify` also wakes without a cause now and then, as a kernel may.
-struct Kick(Notify);
+pub(crate) struct Kick(Notify);
 
 impl Kick {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Notify::new())
     }
 
-    fn kick(&self) {
+    pub(crate) fn kick(&self) {
         self.0.notify();
     }
 
-    fn sleep(&self) {
+    pub(crate) fn sleep(&self) {
         self.0.wait();
     }
 }
@@ -45,7 +45,7 @@ impl Protocol for WakeState {
         WakeState::must_kick(self)
     }
     fn announce_sleep(&self) {
-        WakeState::announce_sleep(self);
+        WakeState::announce_sleep(self, NO_DEADLINES);
     }
     fn end_sleep(&self) {
         WakeState::end_sleep(self);
@@ -111,7 +111,7 @@ fn loom_a_bare_notify_is_not_lost() {
             })
         };
         while !state.take_notified() {
-            state.announce_sleep();
+            state.announce_sleep(NO_DEADLINES);
             if state.take_notified() {
                 break;
             }
