@@ -3,14 +3,18 @@
 pub(crate) mod epoll;
 pub(crate) mod uring;
 
-use std::{env, fmt, io, sync::Arc};
+use std::{env, fmt, io, os::fd::OwnedFd, sync::Arc};
 
 use crate::{
     buf::PoolShared,
     error::AioError,
-    op::{Completion, Key, Op},
+    fd::Fd,
+    op::{Key, Outcome, WatchKey},
+    request::{RequestTable, Slot},
     shared::Shared,
 };
+
+pub(crate) use uring::MessageHeader;
 
 /// A way to talk to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,10 +62,48 @@ pub(crate) enum Wait {
     Forever,
 }
 
-/// Runs operations; owns them, and all that the kernel touches for them, until they complete.
+/// What a turn of the backend has brought.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    /// Operations that have ended.
+    pub(crate) completions: Vec<(Key, Outcome)>,
+    /// Watched descriptors that are ready, each at most once, with the `poll(2)` events that hold.
+    pub(crate) ready: Vec<(WatchKey, i16)>,
+}
+
+/// Who runs an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Submitted {
+    /// The backend.
+    Taken,
+    /// A worker must.
+    ForWorker,
+}
+
+/// How the end of a backend went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// The kernel is done with everything.
+    Clean,
+    /// It is not: what it may write to must stay where it is, for good.
+    Stuck,
+}
+
+/// What a backend has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BackendStats {
+    /// System calls that submit or wait.
+    pub(crate) enters: u64,
+    /// Times the kernel had more completions than room for them.
+    pub(crate) cq_overflows: u64,
+    /// Completions of what had been given up before.
+    pub(crate) stale_completions: u64,
+}
+
+/// Runs operations that the table of requests owns, and watches descriptors.
 ///
-/// A backend lives and dies on its context's home thread. Dropping it waits until the kernel is
-/// done with every operation.
+/// A backend lives and dies on its context's home thread, together with the table that it is called
+/// with: a slot in flight, and the operation in it, stay until the backend has brought its completion.
 pub(crate) trait Backend: fmt::Debug {
     /// Which one this is.
     fn kind(&self) -> BackendKind;
@@ -69,22 +111,54 @@ pub(crate) trait Backend: fmt::Debug {
     /// What it makes use of, in words for an operator.
     fn describe(&self) -> String;
 
-    /// Whether it runs disk operations itself; otherwise the context gives them to its workers.
-    fn runs_disk(&self) -> bool;
+    /// What it has counted.
+    fn stats(&self) -> BackendStats;
 
-    /// Starts an operation. It completes, once, out of a later [`Self::wait`].
-    fn submit(&mut self, key: Key, op: Op);
+    /// Starts an operation, if it runs such. It completes, once, out of a later [`Self::wait`].
+    fn submit(&mut self, key: Key, request: &mut Slot) -> Submitted;
 
-    /// Asks for an early end of an operation that waits for a peer. It still completes.
-    fn cancel(&mut self, key: Key);
+    /// Asks for an early end of an operation that nobody waits for any more. It still completes.
+    fn cancel(&mut self, key: Key, request: &mut Slot);
+
+    /// Watches `fd` for the `poll(2)` events, and for errors and hang-ups, until [`Self::unwatch`].
+    ///
+    /// Each [`Self::wait`] brings the events that hold, as far as it knows: what was reported and
+    /// still holds is reported again for sure only after [`Self::recheck`]. Now and then a report
+    /// is outdated.
+    ///
+    /// # Errors
+    ///
+    /// The system's; `EPERM` for what has no readiness, such as regular files.
+    fn watch(&mut self, fd: &Fd, events: i16) -> io::Result<WatchKey>;
+
+    /// Ends a watch. Nothing more is reported of it; the backend lets go of the descriptor in time.
+    fn unwatch(&mut self, key: WatchKey);
+
+    /// Has the next [`Self::wait`] look whether a watched descriptor is, or has stayed, ready.
+    ///
+    /// To be called when the descriptor was reported and data may have been left on it.
+    fn recheck(&mut self, key: WatchKey);
+
+    /// A descriptor that becomes readable when [`Self::wait`] would bring something or the context
+    /// is kicked, for an outside epoll or poll: a duplicate, the caller's.
+    ///
+    /// From then on the context is foreign-driven: a wait that does not sleep takes the readiness back.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    fn foreign_fd(&mut self) -> io::Result<OwnedFd>;
 
     /// Whether something has happened that [`Self::wait`] would bring, as far as memory can tell.
     fn has_news(&mut self) -> bool;
 
-    /// Hands new operations to the kernel, waits, and moves what has completed to `completions`.
+    /// Hands new operations to the kernel, waits, and adds what has happened to `events`.
     ///
     /// Never runs anybody's code. Returns early when the context is kicked.
-    fn wait(&mut self, wait: Wait, completions: &mut Vec<Completion>);
+    fn wait(&mut self, wait: Wait, requests: &mut RequestTable, events: &mut Events);
+
+    /// Cancels what can be cancelled and waits until the kernel is done with every operation.
+    fn close(&mut self, requests: &mut RequestTable, events: &mut Events) -> Closed;
 }
 
 /// Makes the backend that was asked for, or the best one there is.
@@ -98,7 +172,9 @@ pub(crate) fn choose(
         None => BackendKind::from_env()?,
     };
     if wanted != Some(BackendKind::Epoll) {
-        match uring::Uring::new(shared.clone(), pool.clone()) {
+        let ring = uring::KernelRing::new()
+            .and_then(|ring| uring::Uring::new(ring, shared.clone(), pool.clone()));
+        match ring {
             Ok(ring) => return Ok(Box::new(ring)),
             Err(error) if wanted.is_none() => {
                 tracing::info!(%error, "no io_uring here; epoll and worker threads instead");
@@ -132,3 +208,7 @@ pub fn probe_io_uring() -> Result<(), (String, io::Error)> {
 #[cfg(test)]
 #[cfg(not(loom))]
 pub(crate) mod conformance;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod watch_tests;

@@ -15,15 +15,15 @@ use std::{
 };
 
 use crate::{
-    backend::{self, Backend, BackendKind},
+    backend::{self, BackendKind, Events},
     bottom_half::{self, BottomHalf, BottomHalfTable, ReentrancyGuard},
     buf::BufferPool,
     clock::{Clock, Clocks, TimerClock},
     error::AioError,
     handle::Handle,
     home::Home,
-    op::{Completion, Key, Op},
-    request::RequestTable,
+    op::{Key, Op, Outcome},
+    request::Requests,
     shared::Shared,
     task::{self, Task, TaskTable},
     thread_pool::{Desk, ThreadPool},
@@ -51,18 +51,17 @@ pub(crate) struct Inner {
     clock: Clock,
     clocks: Clocks,
     pool: BufferPool,
-    requests: RefCell<RequestTable>,
+    requests: RefCell<Requests>,
     timers: RefCell<TimerTable>,
     tasks: RefCell<TaskTable>,
     bottom_halves: RefCell<BottomHalfTable>,
     /// Completions on their way from the backend to their requests.
-    completions: RefCell<VecDeque<Completion>>,
+    completions: RefCell<VecDeque<(Key, Outcome)>>,
     /// What the backend brings, empty between its turns: kept for its memory.
-    fresh: RefCell<Vec<Completion>>,
+    fresh: RefCell<Events>,
     spin: Cell<Spin>,
     turns: Cell<u64>,
     desk: Desk,
-    backend: RefCell<Option<Box<dyn Backend>>>,
 }
 
 impl AioContext {
@@ -92,7 +91,7 @@ impl AioContext {
             clock: config.clock,
             clocks,
             pool,
-            requests: RefCell::default(),
+            requests: RefCell::new(Requests::new(backend)),
             timers: RefCell::default(),
             tasks: RefCell::default(),
             bottom_halves: RefCell::default(),
@@ -101,7 +100,6 @@ impl AioContext {
             spin: Cell::new(Spin::new(config.poll_max_ns)),
             turns: Cell::new(0),
             desk: Desk::default(),
-            backend: RefCell::new(Some(backend)),
         };
         Ok(Self {
             inner: Rc::new(inner),
@@ -135,7 +133,7 @@ impl AioContext {
     /// When the context has been closed.
     #[must_use]
     pub fn backend(&self) -> BackendKind {
-        self.with_backend(|backend| backend.kind())
+        self.inner.requests.borrow().kind()
     }
 
     /// The backend and what it makes use of, in words for an operator.
@@ -145,19 +143,23 @@ impl AioContext {
     /// When the context has been closed.
     #[must_use]
     pub fn describe(&self) -> String {
-        self.with_backend(|backend| backend.describe())
+        self.inner.requests.borrow().describe()
     }
 
     /// Counters since the context was made.
     #[must_use]
     pub fn stats(&self) -> ContextStats {
-        let requests: Ref<'_, RequestTable> = self.inner.requests.borrow();
+        let requests: Ref<'_, Requests> = self.inner.requests.borrow();
+        let backend = requests.backend_stats();
         ContextStats {
             turns: self.inner.turns.get(),
             kicks: self.inner.shared.kicks(),
             requests_in_flight: requests.in_flight(),
             requests_orphaned: requests.orphaned(),
             tasks: self.inner.tasks.borrow().len(),
+            enters: backend.enters,
+            cq_overflows: backend.cq_overflows,
+            stale_completions: backend.stale_completions,
         }
     }
 
@@ -245,7 +247,7 @@ impl AioContext {
         done.expect("nobody else can cancel this request")
     }
 
-    pub(crate) fn requests(&self) -> &RefCell<RequestTable> {
+    pub(crate) fn requests(&self) -> &RefCell<Requests> {
         &self.inner.requests
     }
 
@@ -261,30 +263,9 @@ impl AioContext {
         &self.inner.timers
     }
 
-    fn with_backend<T>(&self, call: impl FnOnce(&mut dyn Backend) -> T) -> T {
-        let mut backend = self.inner.backend.borrow_mut();
-        call(
-            backend
-                .as_mut()
-                .expect("a closed context is not used")
-                .as_mut(),
-        )
-    }
-
-    /// Starts an operation.
-    pub(crate) fn start(&self, key: Key, op: Op) {
-        if op.is_disk() && !self.with_backend(|backend| backend.runs_disk()) {
-            self.inner.desk.push(key, op);
-        } else {
-            self.with_backend(|backend| backend.submit(key, op));
-        }
-    }
-
-    /// Asks for an early end of an operation nobody waits for any more.
-    pub(crate) fn cancel(&self, key: Key) {
-        if let Some(backend) = self.inner.backend.borrow_mut().as_mut() {
-            backend.cancel(key);
-        }
+    /// Has a worker run a disk operation; its completion comes back through the pool.
+    pub(crate) fn start_on_worker(&self, key: Key, op: Op) {
+        self.inner.desk.push(key, op);
     }
 
     /// Ends the context: drops its tasks and bottom halves, waits until the kernel and the workers
@@ -317,8 +298,10 @@ impl AioContext {
         }
         self.drop_timers();
         self.inner.desk.close(&self.inner.shared);
-        let backend = self.inner.backend.borrow_mut().take();
-        drop(backend);
+        let ended = self.inner.requests.borrow_mut().close();
+        for ended in ended {
+            self.after(ended);
+        }
         self.inner.shared.close();
     }
 }

@@ -1,6 +1,6 @@
 //! The requests of a context: disk, sockets, readiness.
 
-use std::{io, ops::Range};
+use std::{io, ops::Range, os::fd::AsFd};
 
 use crate::{
     buf::IoBuf,
@@ -327,9 +327,7 @@ impl AioContext {
             Interest::Readable => libc::POLLIN,
             Interest::Writable => libc::POLLOUT,
         };
-        if crate::sys::is_regular(fd)? {
-            return Err(os_error(libc::EPERM));
-        }
+        crate::sys::check_pollable(fd.as_fd())?;
         count(
             Request::submit(
                 self,

@@ -1,17 +1,17 @@
 //! One operation for the kernel: everything it touches, owned until its completion.
 
-use std::{io::IoSlice, ops::Range, os::fd::OwnedFd};
+use std::{io::IoSlice, mem, ops::Range, os::fd::OwnedFd};
 
-use crate::{buf::IoBuf, fd::Fd};
+use crate::{backend::MessageHeader, buf::IoBuf, fd::Fd};
 
 /// Bytes of a [`SendPart::Header`].
 pub const HEADER_BYTES_MAX: usize = 64;
 
 /// An operation with all that the kernel may touch on its behalf.
 ///
-/// Whoever runs the operation owns this value until the operation has completed, and gives it back
-/// with the result. Memory the kernel is told of lives behind a pointer (`IoBuf`, `Box`, `Vec`), so
-/// moving the value is harmless.
+/// The table of requests keeps this value from submission to completion; only a worker that runs the
+/// operation takes it out meanwhile. Memory the kernel is told of lives behind a pointer (`IoBuf`,
+/// `Box`, `Vec`), so moving the value, when the table grows, is harmless.
 #[derive(Debug)]
 pub(crate) enum Op {
     /// Reads into the bytes `range` of `buf` from `offset_bytes` of `file`.
@@ -52,18 +52,6 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// Whether the operation works on storage, may block a thread, and cannot be cancelled once it runs.
-    pub(crate) fn is_disk(&self) -> bool {
-        match self {
-            Self::Read { .. } | Self::Write { .. } | Self::Sync { .. } | Self::Fallocate { .. } => {
-                true
-            }
-            Self::Poll { .. } | Self::Accept { .. } | Self::Recv { .. } | Self::Send { .. } => {
-                false
-            }
-        }
-    }
-
     /// The descriptor the operation works on.
     pub(crate) fn fd(&self) -> &Fd {
         match self {
@@ -74,6 +62,18 @@ impl Op {
             Self::Poll { fd, .. } => fd,
             Self::Accept { listener } => listener,
             Self::Recv { socket, .. } | Self::Send { socket, .. } => socket,
+        }
+    }
+
+    /// The `poll(2)` events to wait for when the operation cannot go on; none for those that block a thread.
+    pub(crate) fn waits_for(&self) -> i16 {
+        match self {
+            Self::Poll { events, .. } => *events,
+            Self::Accept { .. } | Self::Recv { .. } => libc::POLLIN,
+            Self::Send { .. } => libc::POLLOUT,
+            Self::Read { .. } | Self::Write { .. } | Self::Sync { .. } | Self::Fallocate { .. } => {
+                0
+            }
         }
     }
 }
@@ -136,6 +136,8 @@ pub(crate) struct Message {
     parts: Vec<SendPart>,
     /// The first part that is not sent whole, and how many of its bytes are.
     next: (usize, usize),
+    /// What the kernel is pointed to while it sends.
+    header: MessageHeader,
 }
 
 impl Message {
@@ -143,6 +145,7 @@ impl Message {
         let mut message = Self {
             parts,
             next: (0, 0),
+            header: MessageHeader::default(),
         };
         message.advance(0);
         message
@@ -173,6 +176,15 @@ impl Message {
         self.next = (part, sent);
     }
 
+    /// Makes the header describe what is left to send. It stays valid until the next call, as long
+    /// as the message stays in its box and its parts are not touched.
+    pub(crate) fn prepare_header(&mut self) -> &MessageHeader {
+        let mut header = mem::take(&mut self.header);
+        header.describe(self);
+        self.header = header;
+        &self.header
+    }
+
     /// What is left to send, in at most `most` slices.
     pub(crate) fn slices(&self, most: usize) -> impl Iterator<Item = IoSlice<'_>> {
         let (first, sent) = self.next;
@@ -193,15 +205,18 @@ pub(crate) enum Value {
     Accepted(OwnedFd),
 }
 
-/// The end of an operation: its key, what it owned, and its value or the system's error number.
+/// How an operation ended: its value, or the system's error number.
+pub(crate) type Outcome = Result<Value, i32>;
+
+/// The end of an operation that a worker has run: its key, what it owned, and how it ended.
 #[derive(Debug)]
 pub(crate) struct Completion {
     pub(crate) key: Key,
     pub(crate) op: Op,
-    pub(crate) result: Result<Value, i32>,
+    pub(crate) result: Outcome,
 }
 
-/// Names a request: its place in the table, and the generation that tells it from earlier ones there.
+/// Names something in a table: its place there, and the generation that tells it from earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) index: u32,
@@ -209,7 +224,16 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// The key as the 64 bits that travel through the kernel.
+    /// Generations pass through the kernel in so many bits; the rest tells what kind of thing is meant.
+    const GENERATION_BITS: u32 = 30;
+
+    /// The generation after `generation`, never zero.
+    pub(crate) fn next_generation(generation: u32) -> u32 {
+        let next = (generation + 1) % (1 << Self::GENERATION_BITS);
+        next.max(1)
+    }
+
+    /// The key as the low 62 of the bits that travel through the kernel.
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
@@ -217,7 +241,8 @@ impl Key {
     /// The key that [`Self::to_bits`] made.
     pub(crate) fn from_bits(bits: u64) -> Self {
         let index = u32::try_from(bits & u64::from(u32::MAX)).expect("masked to 32 bits");
-        let generation = u32::try_from(bits >> 32).expect("shifted to 32 bits");
+        let generation = bits >> 32 & ((1 << Self::GENERATION_BITS) - 1);
+        let generation = u32::try_from(generation).expect("masked to 30 bits");
         Self { index, generation }
     }
 
@@ -226,6 +251,10 @@ impl Key {
         usize::try_from(self.index).expect("a 32-bit index fits")
     }
 }
+
+/// Names a descriptor that a backend watches. Its index is small, and used by one watch at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct WatchKey(pub(crate) Key);
 
 #[cfg(test)]
 mod tests {
@@ -266,8 +295,9 @@ mod tests {
     fn a_key_survives_the_kernel() {
         let key = Key {
             index: 7,
-            generation: u32::MAX,
+            generation: (1 << 30) - 1,
         };
+        assert_eq!(Key::next_generation(key.generation), 1);
         assert_eq!(Key::from_bits(key.to_bits()), key);
     }
 }

@@ -78,6 +78,13 @@ impl EventFd {
         debug_assert!(written.is_ok(), "writing to our own eventfd: {written:?}");
     }
 
+    /// Takes the kicks that are there, if any are.
+    pub(crate) fn take_if_any(&self) {
+        if poll(self.as_fd(), libc::POLLIN).is_ok_and(|holds| holds != 0) {
+            self.take();
+        }
+    }
+
     /// Takes the kicks that [`poll`] says are there.
     pub(crate) fn take(&self) {
         let mut count = [0; 8];
@@ -110,6 +117,27 @@ pub(crate) fn poll(fd: BorrowedFd<'_>, events: i16) -> io::Result<i16> {
     Ok(entry.revents)
 }
 
+/// `ppoll`: notes in each entry which of its events hold, after waiting for the first for at most `timeout_ns`.
+pub(crate) fn poll_many(entries: &mut [libc::pollfd], timeout_ns: Option<u64>) -> io::Result<()> {
+    let timeout = timeout_ns.map(timespec);
+    let timeout = timeout
+        .as_ref()
+        .map_or(std::ptr::null(), |timeout| &raw const *timeout);
+    let count = libc::nfds_t::try_from(entries.len()).expect("descriptors are fewer");
+    // SAFETY: `entries` are `count` entries, `timeout` is null or lives in this frame, and no
+    // signal mask is given.
+    check(unsafe { libc::ppoll(entries.as_mut_ptr(), count, timeout, std::ptr::null()) })?;
+    Ok(())
+}
+
+/// Nanoseconds as the system wants them.
+fn timespec(ns: u64) -> libc::timespec {
+    libc::timespec {
+        tv_sec: libc::time_t::try_from(ns / 1_000_000_000).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::try_from(ns % 1_000_000_000).expect("less than a second"),
+    }
+}
+
 /// `epoll_pwait2`: waits for at most `timeout`, in nanoseconds, and returns how many events it wrote.
 ///
 /// Kernels before 5.11 lack the call and say `ENOSYS`.
@@ -118,10 +146,7 @@ pub(crate) fn epoll_wait(
     events: &mut [libc::epoll_event],
     timeout: Option<u64>,
 ) -> io::Result<usize> {
-    let timeout = timeout.map(|ns| libc::timespec {
-        tv_sec: libc::time_t::try_from(ns / 1_000_000_000).unwrap_or(libc::time_t::MAX),
-        tv_nsec: libc::c_long::try_from(ns % 1_000_000_000).expect("less than a second"),
-    });
+    let timeout = timeout.map(timespec);
     let timeout = timeout
         .as_ref()
         .map_or(std::ptr::null(), |timeout| &raw const *timeout);
@@ -147,21 +172,12 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { adopt(fd) })
 }
 
-/// Makes operations on `fd` wait in the kernel, or come back with `EAGAIN`.
-pub(crate) fn set_blocking(fd: BorrowedFd<'_>, mode: Blocking) -> io::Result<()> {
-    let mut on = libc::c_int::from(mode == Blocking::No);
+/// Makes operations on `fd` come back with `EAGAIN` instead of waiting.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut on: libc::c_int = 1;
     // SAFETY: FIONBIO reads one int, borrowed for the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw mut on) })?;
     Ok(())
-}
-
-/// What an operation on a descriptor does when it cannot go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blocking {
-    /// It waits.
-    Yes,
-    /// It fails with `EAGAIN`.
-    No,
 }
 
 /// Receives what has arrived, without waiting.
@@ -265,10 +281,18 @@ pub fn direct_alignment(file: BorrowedFd<'_>) -> io::Result<Option<DirectAlignme
     Ok(told.then_some(alignment))
 }
 
-/// Whether `fd` is a regular file or a directory, which have no readiness to wait for.
-pub(crate) fn is_regular(fd: &crate::fd::Fd) -> io::Result<bool> {
-    let kind = nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT;
-    Ok(kind == libc::S_IFREG || kind == libc::S_IFDIR)
+/// Fails for what has no readiness, with epoll's own `EPERM`: regular files, directories, some devices.
+pub(crate) fn check_pollable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+    match nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        libc::S_IFCHR | libc::S_IFBLK => {
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            epoll.add(fd, EpollEvent::new(EpollFlags::empty(), 0))?;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

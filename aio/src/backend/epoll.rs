@@ -1,22 +1,25 @@
 //! epoll: readiness for sockets and other descriptors. Disk operations go to the context's workers.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    io,
-    os::fd::{AsFd, AsRawFd, RawFd},
+    collections::HashMap,
+    io, mem,
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     sync::Arc,
 };
 
 use nix::sys::epoll::{Epoll as EpollFd, EpollCreateFlags, EpollEvent, EpollFlags};
+use slab::Slab;
 
 use crate::{
-    backend::{Backend, BackendKind, Wait},
-    op::{Completion, Key, Op, Value},
+    backend::{Backend, BackendKind, BackendStats, Closed, Events, Submitted, Wait},
+    fd::Fd,
+    op::{Key, Op, Outcome, Value, WatchKey},
+    request::{RequestTable, Slot},
     shared::Shared,
-    sys::{self, Blocking},
+    sys,
 };
 
-/// What an event carries when it is the context's own kick; no descriptor has this number.
+/// What an event carries when it is the context's own kick; no place in a table has this number.
 const KICK: u64 = u64::MAX;
 
 /// Events taken from the kernel at once.
@@ -27,26 +30,36 @@ const EVENTS: usize = 256;
 pub(crate) struct Epoll {
     epoll: EpollFd,
     shared: Arc<Shared>,
-    /// Operations that wait, by descriptor, in the order of their submission.
-    waiting: HashMap<RawFd, Waiting>,
+    /// Descriptors that somebody waits for. Events carry the place here.
+    descriptors: Slab<Descriptor>,
+    /// The place of each of them, by number.
+    places: HashMap<RawFd, usize>,
+    watches: Slab<Watch>,
+    generation: u32,
     /// Completions that the next wait delivers.
-    done: VecDeque<Completion>,
+    done: Vec<(Key, Outcome)>,
+    /// An outside loop waits on the epoll instance.
+    foreign: bool,
+    stats: BackendStats,
+}
+
+/// One descriptor that the kernel watches.
+#[derive(Debug)]
+struct Descriptor {
+    /// Keeps the number from being used for anything else.
+    fd: Fd,
+    /// Operations that wait, and for what, in the order of their submission.
+    ops: Vec<(Key, EpollFlags)>,
+    watches: Vec<WatchKey>,
+    /// What the kernel has been asked to watch for, once it has been.
+    asked: Option<EpollFlags>,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    ops: Vec<(Key, Op)>,
-    /// What the kernel has been asked to watch for.
-    interest: EpollFlags,
-}
-
-impl Waiting {
-    fn new() -> Self {
-        Self {
-            ops: Vec::new(),
-            interest: EpollFlags::empty(),
-        }
-    }
+struct Watch {
+    generation: u32,
+    events: EpollFlags,
+    descriptor: usize,
 }
 
 impl Epoll {
@@ -56,87 +69,116 @@ impl Epoll {
         Ok(Self {
             epoll,
             shared,
-            waiting: HashMap::new(),
-            done: VecDeque::new(),
+            descriptors: Slab::new(),
+            places: HashMap::new(),
+            watches: Slab::new(),
+            generation: 0,
+            done: Vec::new(),
+            foreign: false,
+            stats: BackendStats::default(),
         })
     }
 
-    /// Tells the kernel what is waited for on `fd` now.
-    fn watch(&mut self, fd: RawFd) {
-        let Some(waiting) = self.waiting.get_mut(&fd) else {
-            return;
-        };
-        let interest = waiting
-            .ops
-            .iter()
-            .map(|(_, op)| interest_of(op))
-            .fold(EpollFlags::empty(), |all, one| all | one);
-        if interest == waiting.interest {
-            return;
-        }
-        let Some((_, op)) = waiting.ops.first() else {
-            return;
-        };
-        let data = u64::try_from(fd).expect("an open descriptor is not negative");
-        let mut event = EpollEvent::new(interest, data);
-        let asked = if waiting.interest.is_empty() {
-            self.epoll.add(op.fd(), event)
-        } else {
-            self.epoll.modify(op.fd(), &mut event)
-        };
-        match asked {
-            Ok(()) => waiting.interest = interest,
-            // Regular files have no readiness: whoever waits for it is told.
-            Err(error) => {
-                let errno = error as i32;
-                let ops = self
-                    .waiting
-                    .remove(&fd)
-                    .map_or_else(Vec::new, |waiting| waiting.ops);
-                self.done
-                    .extend(ops.into_iter().map(|(key, op)| Completion {
-                        key,
-                        op,
-                        result: Err(errno),
-                    }));
+    /// The place of the descriptor, made if there is none.
+    fn place(&mut self, fd: &Fd) -> usize {
+        *self.places.entry(fd.as_raw_fd()).or_insert_with(|| {
+            self.descriptors.insert(Descriptor {
+                fd: fd.clone(),
+                ops: Vec::new(),
+                watches: Vec::new(),
+                asked: None,
+            })
+        })
+    }
+
+    /// Tells the kernel what is waited for on the descriptor now, or forgets it if nothing is.
+    fn update(&mut self, place: usize) -> io::Result<()> {
+        let descriptor = &mut self.descriptors[place];
+        let waits = descriptor.ops.iter().map(|(_, interest)| *interest);
+        let watched = descriptor.watches.iter();
+        let watched = watched.map(|watch| self.watches[watch.0.at()].events);
+        let interest = waits.chain(watched).reduce(|all, one| all | one);
+        let data = u64::try_from(place).expect("an index fits 64 bits");
+        match (descriptor.asked, interest) {
+            (asked, interest) if asked == interest && asked.is_some() => {}
+            (None, Some(interest)) => {
+                let event = EpollEvent::new(interest, data);
+                self.epoll.add(&descriptor.fd, event)?;
             }
+            (Some(_), Some(interest)) => {
+                let mut event = EpollEvent::new(interest, data);
+                self.epoll.modify(&descriptor.fd, &mut event)?;
+            }
+            (asked, None) => {
+                let gone = self.descriptors.remove(place);
+                self.places.remove(&gone.fd.as_raw_fd());
+                if asked.is_some() {
+                    self.epoll.delete(&gone.fd)?;
+                }
+                return Ok(());
+            }
+        }
+        descriptor.asked = interest;
+        Ok(())
+    }
+
+    /// As [`Self::update`], for operations: if the kernel refuses, those that wait there fail.
+    fn update_for_ops(&mut self, place: usize) {
+        let Err(error) = self.update(place) else {
+            return;
+        };
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        let Some(descriptor) = self.descriptors.get_mut(place) else {
+            tracing::debug!(%error, "cannot stop watching a descriptor");
+            return;
+        };
+        let failed = mem::take(&mut descriptor.ops).into_iter();
+        self.done.extend(failed.map(|(key, _)| (key, Err(errno))));
+        if let Err(error) = self.update(place) {
+            tracing::debug!(%error, "cannot stop watching a descriptor");
         }
     }
 
-    /// Tries the operations on `fd` again, in order, and watches for what is left.
-    fn retry(&mut self, fd: RawFd) {
-        let Some(waiting) = self.waiting.get_mut(&fd) else {
+    /// Tries the operations on a descriptor again, in order, and watches for what is left.
+    fn retry(&mut self, place: usize, requests: &mut RequestTable) {
+        let descriptor = &mut self.descriptors[place];
+        if descriptor.ops.is_empty() {
             return;
-        };
-        let mut left = Vec::new();
+        }
+        let done = &mut self.done;
         // One that must wait holds back those behind it in its direction, so bytes stay in order.
         let mut blocked = EpollFlags::empty();
-        let mut last = None;
-        for (key, mut op) in waiting.ops.drain(..) {
-            let direction = interest_of(&op);
-            let result = if blocked.intersects(direction) {
+        descriptor.ops.retain(|&(key, interest)| {
+            let Some(slot) = requests.in_flight(key) else {
+                return false;
+            };
+            let outcome = if blocked.intersects(interest) {
                 None
             } else {
-                attempt(&mut op)
+                attempt(slot.op())
             };
-            match result {
-                Some(result) => {
-                    last = Some(op.fd().clone());
-                    self.done.push_back(Completion { key, op, result });
+            match outcome {
+                Some(outcome) => {
+                    done.push((key, outcome));
+                    false
                 }
                 None => {
-                    blocked |= direction;
-                    left.push((key, op));
+                    blocked |= interest;
+                    true
                 }
             }
-        }
-        waiting.ops = left;
-        self.forget_if_idle(fd, last.as_ref());
-        self.watch(fd);
+        });
+        self.update_for_ops(place);
     }
 
-    /// Waits for events and tries what they are for.
-    fn take_events(&mut self, timeout_ns: Option<u64>) {
+    /// Waits for events, tries operations and reports watches they are for.
+    fn take_events(
+        &mut self,
+        timeout_ns: Option<u64>,
+        requests: &mut RequestTable,
+        ready: &mut Vec<(WatchKey, i16)>,
+    ) {
+        self.stats.enters += 1;
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let count = sys::epoll_wait(self.epoll.0.as_fd(), &mut events, timeout_ns).unwrap_or_else(
             |error| {
@@ -145,50 +187,47 @@ impl Epoll {
             },
         );
         for event in &events[..count] {
+            let holds = EpollFlags::from_bits_truncate(event.events.cast_signed());
             match event.u64 {
                 KICK => self.shared.event().take(),
-                fd => self.retry(RawFd::try_from(fd).expect("made from a descriptor")),
+                place => {
+                    let place = usize::try_from(place).expect("made from an index");
+                    self.report(place, holds, ready);
+                    self.retry(place, requests);
+                }
             }
         }
     }
 
-    /// Stops watching a descriptor that nobody waits for, while it is surely still open.
-    fn forget_if_idle(&mut self, fd: RawFd, open: Option<&crate::fd::Fd>) {
-        let idle = self
-            .waiting
-            .get(&fd)
-            .is_some_and(|waiting| waiting.ops.is_empty());
-        if let (true, Some(open)) = (idle, open) {
-            let watched = self
-                .waiting
-                .remove(&fd)
-                .is_some_and(|waiting| !waiting.interest.is_empty());
-            if watched && let Err(error) = self.epoll.delete(open) {
-                tracing::debug!(%error, fd, "cannot stop watching a descriptor");
+    /// Reports the watches of a descriptor for which an event holds.
+    fn report(&self, place: usize, holds: EpollFlags, ready: &mut Vec<(WatchKey, i16)>) {
+        let always = EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP;
+        for &key in &self.descriptors[place].watches {
+            let holds = holds & (self.watches[key.0.at()].events | always);
+            if !holds.is_empty() {
+                ready.push((key, poll_events(holds)));
             }
         }
+    }
+
+    fn watch_of(&self, key: WatchKey) -> Option<&Watch> {
+        let watch = self.watches.get(key.0.at());
+        watch.filter(|watch| watch.generation == key.0.generation)
     }
 }
 
-/// What an operation waits for.
-fn interest_of(op: &Op) -> EpollFlags {
-    match op {
-        Op::Poll { events, .. } => {
-            let mut flags = EpollFlags::empty();
-            flags.set(EpollFlags::EPOLLIN, events & libc::POLLIN != 0);
-            flags.set(EpollFlags::EPOLLOUT, events & libc::POLLOUT != 0);
-            flags
-        }
-        Op::Accept { .. } | Op::Recv { .. } => EpollFlags::EPOLLIN,
-        Op::Send { .. } => EpollFlags::EPOLLOUT,
-        Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Fallocate { .. } => {
-            unreachable!("disk operations are the workers'")
-        }
-    }
+/// `poll(2)` events as epoll names them: by the same bits.
+fn flags(events: i16) -> EpollFlags {
+    EpollFlags::from_bits_truncate(i32::from(events))
+}
+
+/// The other way round. What does not fit `poll(2)` is not asked for.
+fn poll_events(flags: EpollFlags) -> i16 {
+    i16::try_from(flags.bits() & i32::from(i16::MAX)).expect("masked to what fits")
 }
 
 /// Does an operation if it need not wait.
-fn attempt(op: &mut Op) -> Option<Result<Value, i32>> {
+fn attempt(op: &mut Op) -> Option<Outcome> {
     let result = match op {
         Op::Poll { fd, events } => match sys::poll(fd.as_fd(), *events) {
             Ok(0) => return None,
@@ -196,8 +235,8 @@ fn attempt(op: &mut Op) -> Option<Result<Value, i32>> {
             Err(error) => Err(error),
         },
         Op::Accept { listener } => {
-            let accepted = sys::set_blocking(listener.as_fd(), Blocking::No)
-                .and_then(|()| sys::accept(listener.as_fd()));
+            let accepted =
+                sys::set_nonblocking(listener.as_fd()).and_then(|()| sys::accept(listener.as_fd()));
             accepted.map(Value::Accepted)
         }
         Op::Recv { socket, buf, range } => {
@@ -230,58 +269,113 @@ impl Backend for Epoll {
         "epoll, worker threads for disk I/O".to_owned()
     }
 
-    fn runs_disk(&self) -> bool {
-        false
+    fn stats(&self) -> BackendStats {
+        self.stats
     }
 
-    fn submit(&mut self, key: Key, op: Op) {
-        let fd = op.fd().as_raw_fd();
-        self.waiting
-            .entry(fd)
-            .or_insert_with(Waiting::new)
-            .ops
-            .push((key, op));
-        self.retry(fd);
-    }
-
-    fn cancel(&mut self, key: Key) {
-        let place = self.waiting.iter().find_map(|(&fd, waiting)| {
-            waiting
-                .ops
-                .iter()
-                .position(|(waits, _)| *waits == key)
-                .map(|at| (fd, at))
+    fn submit(&mut self, key: Key, request: &mut Slot) -> Submitted {
+        let op = request.op();
+        let interest = flags(op.waits_for());
+        if interest.is_empty() {
+            return Submitted::ForWorker;
+        }
+        let place = self.places.get(&op.fd().as_raw_fd());
+        let ahead = place.is_some_and(|&place| {
+            let mut ops = self.descriptors[place].ops.iter();
+            ops.any(|(_, waits)| waits.intersects(interest))
         });
-        let Some((fd, at)) = place else { return };
-        let Some(waiting) = self.waiting.get_mut(&fd) else {
+        match if ahead { None } else { attempt(op) } {
+            Some(outcome) => self.done.push((key, outcome)),
+            None => {
+                let place = self.place(op.fd());
+                self.descriptors[place].ops.push((key, interest));
+                self.update_for_ops(place);
+            }
+        }
+        Submitted::Taken
+    }
+
+    fn cancel(&mut self, key: Key, request: &mut Slot) {
+        let Some(&place) = self.places.get(&request.op().fd().as_raw_fd()) else {
             return;
         };
-        let (key, op) = waiting.ops.remove(at);
-        let open = op.fd().clone();
-        self.done.push_back(Completion {
-            key,
-            op,
-            result: Err(libc::ECANCELED),
+        let ops = &mut self.descriptors[place].ops;
+        let Some(at) = ops.iter().position(|(waits, _)| *waits == key) else {
+            return;
+        };
+        ops.remove(at);
+        self.done.push((key, Err(libc::ECANCELED)));
+        self.update_for_ops(place);
+    }
+
+    fn watch(&mut self, fd: &Fd, events: i16) -> io::Result<WatchKey> {
+        let descriptor = self.place(fd);
+        self.generation = Key::next_generation(self.generation);
+        let index = self.watches.insert(Watch {
+            generation: self.generation,
+            events: flags(events),
+            descriptor,
         });
-        self.forget_if_idle(fd, Some(&open));
-        self.watch(fd);
+        let key = WatchKey(Key {
+            index: u32::try_from(index).expect("descriptors are fewer"),
+            generation: self.generation,
+        });
+        self.descriptors[descriptor].watches.push(key);
+        let updated = self.update(descriptor);
+        if updated.is_err() {
+            self.unwatch(key);
+        }
+        updated.map(|()| key)
+    }
+
+    fn unwatch(&mut self, key: WatchKey) {
+        let Some(place) = self.watch_of(key).map(|watch| watch.descriptor) else {
+            return;
+        };
+        let watches = &mut self.descriptors[place].watches;
+        watches.retain(|other| *other != key);
+        self.watches.remove(key.0.at());
+        self.update_for_ops(place);
+    }
+
+    fn recheck(&mut self, _key: WatchKey) {
+        // The kernel reports anew, in each wait, what is ready.
+    }
+
+    fn foreign_fd(&mut self) -> io::Result<OwnedFd> {
+        let epoll = self.epoll.0.as_fd().try_clone_to_owned()?;
+        self.foreign = true;
+        Ok(epoll)
     }
 
     fn has_news(&mut self) -> bool {
         !self.done.is_empty()
     }
 
-    fn wait(&mut self, wait: Wait, completions: &mut Vec<Completion>) {
+    fn wait(&mut self, wait: Wait, requests: &mut RequestTable, events: &mut Events) {
         let timeout = match wait {
             _ if !self.done.is_empty() => Some(0),
-            Wait::No if self.waiting.is_empty() => None,
             Wait::No => Some(0),
             Wait::Ns(ns) => Some(ns),
             Wait::Forever => None,
         };
-        if wait != Wait::No || timeout.is_some() {
-            self.take_events(timeout);
+        // A kick alone need not be taken before the loop sleeps, unless somebody else does so for it.
+        if wait != Wait::No || !self.descriptors.is_empty() || self.foreign {
+            self.take_events(timeout, requests, &mut events.ready);
         }
-        completions.extend(self.done.drain(..));
+        events.completions.append(&mut self.done);
+    }
+
+    fn close(&mut self, requests: &mut RequestTable, events: &mut Events) -> Closed {
+        // What waits here has not begun: nothing is in the kernel.
+        for (_, descriptor) in &mut self.descriptors {
+            let ops = mem::take(&mut descriptor.ops).into_iter();
+            self.done
+                .extend(ops.map(|(key, _)| (key, Err(libc::ECANCELED))));
+        }
+        self.done
+            .retain(|(key, _)| requests.in_flight(*key).is_some());
+        events.completions.append(&mut self.done);
+        Closed::Clean
     }
 }

@@ -1,8 +1,8 @@
 //! `io_uring`: one ring for disk, sockets, readiness and wake-ups.
 //!
-//! Ownership: an operation moves into `ops` when it is submitted and out of it when its last
-//! completion has arrived; nothing else removes it. Closing a ring does *not* stop operations in
-//! flight, so dropping this backend waits for them first.
+//! Ownership: an operation stays in its slot of the request table, and with it all that the kernel
+//! may touch, until its last completion has arrived. Closing a ring does *not* stop operations in
+//! flight, so the end of this backend waits for them first.
 
 // UNSAFETY: submission entries carry raw pointers into what the operations own. This module alone
 // ties the life of that memory to the completions.
@@ -11,379 +11,326 @@
     reason = "pushes submission entries that point into owned operations"
 )]
 
+mod entry;
+mod kernel;
 mod message;
+mod registered;
+mod ring;
 mod setup;
+mod watches;
 
 use std::{
     collections::VecDeque,
-    fmt, io,
+    io,
     mem::{self, ManuallyDrop},
-    ops::Range,
-    os::fd::{AsFd, AsRawFd},
-    ptr,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{opcode, squeue, types};
 
 use crate::{
-    backend::{Backend, BackendKind, Wait},
-    buf::{IoBuf, PoolShared},
-    op::{Completion, Key, Op, Value},
+    backend::{Backend, BackendKind, BackendStats, Closed, Events, Submitted, Wait},
+    buf::PoolShared,
+    fd::Fd,
+    op::{Key, Op, Outcome, Value, WatchKey},
+    request::{Place, RequestTable, Slot},
     shared::Shared,
-    sys::{self, Blocking},
+    sys,
 };
-use message::MessageHeader;
-use setup::{Setup, check_opcodes, make_ring};
+use entry::poll_entry;
+pub(crate) use kernel::KernelRing;
+pub(crate) use message::MessageHeader;
+use registered::{Registered, refused};
+use ring::{Cqe, Ring};
 pub(crate) use setup::{probe, why_not};
+use watches::{Arrived, Told, Watches};
 
-/// Room in the completion queue that operations leave for kicks and cancellations.
-const CQ_SPARE: u32 = 64;
-/// How long a ring that is dropped waits for the kernel to finish what is in flight.
+/// Most places of the completion queue that are kept free for kicks and cancellations.
+const CQ_SPARE_MAX: usize = 64;
+/// How long a ring that is closed waits for the kernel to finish what is in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// User data of the read that waits on the context's eventfd. Operation keys have a smaller generation.
+/// User data of the read that waits on the context's eventfd, and of cancellations.
 const KICK: u64 = u64::MAX;
-/// User data of cancellations, whose own results nobody needs.
 const CANCEL: u64 = u64::MAX - 1;
+/// Marks the user data of a watch. That of an operation has neither of the two highest bits.
+const WATCH: u64 = 1 << 62;
+const KINDS: u64 = 3 << 62;
 
-/// An operation the kernel works on, with the memory its submission entry points to besides.
-struct InKernel {
-    op: Op,
-    generation: u32,
-    /// Kept where it is until the completion: the entry points to it.
-    _message: Option<Box<MessageHeader>>,
+/// How kicks of the context reach a sleeping ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kick {
+    /// Not yet: the read on the eventfd is to be queued.
+    Idle,
+    /// By the completion of that read.
+    Armed,
+    /// An outside loop waits on the eventfd, which the ring signals too. The read, if there is
+    /// one left, ends in time.
+    Foreign { armed: bool },
 }
 
-/// One ring and everything the kernel may touch on its behalf.
-pub(crate) struct Uring {
-    ring: ManuallyDrop<IoUring>,
-    setup: Setup,
+/// One ring and what it knows of what is in the kernel.
+#[derive(Debug)]
+pub(crate) struct Uring<R: Ring> {
+    ring: R,
     shared: Arc<Shared>,
     pool: Arc<PoolShared>,
-    /// By request index. A slot is filled from submission to completion.
-    ops: ManuallyDrop<Vec<Option<InKernel>>>,
+    /// Operations in the kernel; with those watched, so few that the completion queue has room for all.
     in_kernel: usize,
-    /// Operations handed to the kernel at once; the completion queue, as large as it came out, then never overflows.
-    in_kernel_max: usize,
-    /// Completions between the ring and their operations, empty between turns: kept for its memory.
-    arrived: Vec<(u64, i32)>,
-    /// Operations that found no room: they wait for it in order.
-    backlog: VecDeque<(Key, Op)>,
-    cancels: VecDeque<Key>,
+    /// Cancellations in the kernel.
+    cancelling: usize,
+    /// Completions between the ring and the table, empty between turns: kept for its memory.
+    cqes: Vec<Cqe>,
+    /// Operations that found no room: they wait for it in order. Some may have ended meanwhile.
+    backlog: VecDeque<Key>,
+    /// User data of what is to be cancelled.
+    cancels: VecDeque<u64>,
+    /// Operations that ended without the kernel.
+    done: Vec<(Key, Outcome)>,
+    watches: Watches,
     /// The eventfd's count lands here.
     kick_count: ManuallyDrop<Box<[u8; 8]>>,
-    kick_armed: bool,
+    kick: Kick,
     /// Slabs of the pool that the kernel knows, or the reason why it is told of no more.
     slabs: Registered,
+    stats: BackendStats,
 }
 
-#[derive(Debug)]
-enum Registered {
-    Slabs(u16),
-    Refused,
-}
-
-impl Uring {
-    pub(crate) fn new(shared: Arc<Shared>, pool: Arc<PoolShared>) -> io::Result<Self> {
-        let (ring, setup) = make_ring()?;
-        check_opcodes(&ring)?;
+impl<R: Ring> Uring<R> {
+    pub(crate) fn new(mut ring: R, shared: Arc<Shared>, pool: Arc<PoolShared>) -> io::Result<Self> {
         let table = u32::try_from(pool.slabs_max()).map_err(io::Error::other)?;
-        let slabs = match ring.submitter().register_buffers_sparse(table) {
+        let slabs = match ring.register_buffers(table) {
             Ok(()) => Registered::Slabs(0),
             Err(error) => refused(&error),
         };
-        let in_kernel_max = ring.params().cq_entries().saturating_sub(CQ_SPARE).max(1);
-        let in_kernel_max = usize::try_from(in_kernel_max).map_err(io::Error::other)?;
         Ok(Self {
-            ring: ManuallyDrop::new(ring),
-            setup,
+            ring,
             shared,
             pool,
-            ops: ManuallyDrop::new(Vec::new()),
             in_kernel: 0,
-            in_kernel_max,
-            arrived: Vec::new(),
+            cancelling: 0,
+            cqes: Vec::new(),
             backlog: VecDeque::new(),
             cancels: VecDeque::new(),
+            done: Vec::new(),
+            watches: Watches::default(),
             kick_count: ManuallyDrop::new(Box::new([0; 8])),
-            kick_armed: false,
+            kick: Kick::Idle,
             slabs,
+            stats: BackendStats::default(),
         })
     }
 
-    /// The index under which the kernel knows the slab of `buf`, if it does or can be told now.
-    fn fixed_index(&mut self, buf: &IoBuf) -> Option<u16> {
-        let slab = buf.slab_in(&self.pool)?;
-        loop {
-            match self.slabs {
-                Registered::Slabs(known) if slab < known => return Some(slab),
-                Registered::Slabs(known) => self.slabs = self.register(known),
-                Registered::Refused => return None,
-            }
-        }
+    /// Whether one more operation fits: the completion queue must never be too small for what may complete.
+    fn has_room(&self) -> bool {
+        let entries = usize::try_from(self.ring.cq_entries()).expect("32 bits fit");
+        let spare = self.cancels_max() + 1;
+        // A watch may complete more than once in a turn; when they are many, an overflow only ends
+        // and arms them again.
+        let watched = (2 * self.watches.len()).min(entries / 2);
+        self.in_kernel < entries.saturating_sub(spare + watched).max(1)
     }
 
-    /// Tells the kernel of slab `slab`.
-    fn register(&self, slab: u16) -> Registered {
-        let (start, len) = self.pool.slab(slab);
-        let memory = libc::iovec {
-            iov_base: start.as_ptr().cast(),
-            iov_len: len,
+    /// Cancellations that may be in the kernel at once.
+    fn cancels_max(&self) -> usize {
+        let entries = usize::try_from(self.ring.cq_entries()).expect("32 bits fit");
+        (entries / 8).clamp(1, CQ_SPARE_MAX)
+    }
+
+    /// Hands the operation to the kernel, or a poll for what it waits for, if there is room.
+    fn push(&mut self, key: Key, request: &mut Slot) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let (entry, place) = if request.place == Place::ToPoll {
+            let op = request.op();
+            let entry = poll_entry(types::Fd(op.fd().as_raw_fd()), op.waits_for());
+            (entry, Place::Polled)
+        } else {
+            (self.entry(request.op()), Place::Kernel)
         };
-        // SAFETY: the slab stays mapped as long as the pool, of which `self` holds a clone until the ring is closed.
-        let told = unsafe {
-            self.ring
-                .submitter()
-                .register_buffers_update(u32::from(slab), &[memory], None)
-        };
-        match told {
-            Ok(()) => Registered::Slabs(slab + 1),
-            Err(error) => refused(&error),
+        if !self.push_entry(&entry.user_data(key.to_bits())) {
+            return false;
         }
-    }
-
-    fn read_entry(
-        &mut self,
-        fd: types::Fd,
-        at: u64,
-        buf: &mut IoBuf,
-        range: &Range<usize>,
-    ) -> squeue::Entry {
-        let (start, len) = span(buf, range);
-        match self.fixed_index(buf) {
-            Some(index) => opcode::ReadFixed::new(fd, start, len, index)
-                .offset(at)
-                .build(),
-            None => opcode::Read::new(fd, start, len).offset(at).build(),
-        }
-    }
-
-    fn write_entry(
-        &mut self,
-        fd: types::Fd,
-        at: u64,
-        buf: &mut IoBuf,
-        range: &Range<usize>,
-    ) -> squeue::Entry {
-        let (start, len) = span(buf, range);
-        match self.fixed_index(buf) {
-            Some(index) => opcode::WriteFixed::new(fd, start, len, index)
-                .offset(at)
-                .build(),
-            None => opcode::Write::new(fd, start, len).offset(at).build(),
-        }
-    }
-
-    /// Builds the submission entry of `op`, which points into what `op` owns.
-    fn entry(&mut self, op: &mut Op) -> (squeue::Entry, Option<Box<MessageHeader>>) {
-        let fd = types::Fd(op.fd().as_raw_fd());
-        let entry = match op {
-            Op::Read {
-                offset_bytes,
-                buf,
-                range,
-                ..
-            } => self.read_entry(fd, *offset_bytes, buf, range),
-            Op::Write {
-                offset_bytes,
-                buf,
-                range,
-                ..
-            } => self.write_entry(fd, *offset_bytes, buf, range),
-            Op::Sync { data_only, .. } => {
-                let flags = if *data_only {
-                    types::FsyncFlags::DATASYNC
-                } else {
-                    types::FsyncFlags::empty()
-                };
-                opcode::Fsync::new(fd).flags(flags).build()
-            }
-            Op::Fallocate {
-                mode,
-                offset_bytes,
-                len_bytes,
-                ..
-            } => opcode::Fallocate::new(fd, *len_bytes)
-                .offset(*offset_bytes)
-                .mode(*mode)
-                .build(),
-            Op::Poll { events, .. } => {
-                opcode::PollAdd::new(fd, u32::from(events.cast_unsigned())).build()
-            }
-            Op::Accept { .. } => opcode::Accept::new(fd, ptr::null_mut(), ptr::null_mut())
-                .flags(libc::SOCK_CLOEXEC)
-                .build(),
-            Op::Recv { buf, range, .. } => {
-                let (start, len) = span(buf, range);
-                opcode::Recv::new(fd, start, len).build()
-            }
-            Op::Send { message, .. } => {
-                let header = MessageHeader::new(message);
-                let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-                let entry = opcode::SendMsg::new(fd, header.as_ptr())
-                    .flags(flags.cast_unsigned())
-                    .build();
-                return (entry, Some(header));
-            }
-        };
-        (entry, None)
-    }
-
-    /// Hands `op` to the kernel; there is room for its entry and its completion.
-    fn push(&mut self, key: Key, mut op: Op) {
-        let (entry, message) = self.entry(&mut op);
-        let at = key.at();
-        if self.ops.len() <= at {
-            self.ops.resize_with(at + 1, || None);
-        }
-        debug_assert!(
-            self.ops[at].is_none(),
-            "a request index is reused only after its completion"
-        );
-        self.ops[at] = Some(InKernel {
-            op,
-            generation: key.generation,
-            _message: message,
-        });
+        request.place = place;
         self.in_kernel += 1;
-        self.push_entry(&entry.user_data(key.to_bits()));
+        true
     }
 
     /// Puts an entry into the submission queue, making room by submitting what is there.
-    fn push_entry(&mut self, entry: &squeue::Entry) {
-        loop {
-            // SAFETY: all an entry points to is owned by `ops`, or is `kick_count`; both outlive the completion.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+    fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: all an entry points to is owned by a slot of the request table, or is
+        // `kick_count`; both outlive the completion.
+        if unsafe { self.ring.push(entry) } {
+            return true;
+        }
+        self.enter(0, None);
+        // SAFETY: as above.
+        unsafe { self.ring.push(entry) }
+    }
+
+    /// Moves what waits for room into the submission queue, as far as there is some.
+    fn refill(&mut self, requests: &mut RequestTable) {
+        if self.kick == Kick::Idle {
+            let fd = types::Fd(self.shared.event().as_raw_fd());
+            let start = self.kick_count.as_mut_ptr();
+            let entry = opcode::Read::new(fd, start, 8).build().user_data(KICK);
+            if self.push_entry(&entry) {
+                self.kick = Kick::Armed;
+            }
+        }
+        self.push_cancels();
+        while let Some((key, fd, events)) = self.watches.next_to_arm() {
+            let flags = u32::from(events.cast_unsigned());
+            let entry = opcode::PollAdd::new(types::Fd(fd), flags).multi(true);
+            if !self.push_entry(&entry.build().user_data(WATCH | key.to_bits())) {
                 return;
             }
-            if let Err(error) = self.ring.submit() {
-                tracing::trace!(%error, "submitting to make room");
+            self.watches.armed();
+        }
+        while let Some(&key) = self.backlog.front() {
+            if let Some(request) = requests.in_flight(key)
+                && !self.push(key, request)
+            {
+                return;
             }
+            self.backlog.pop_front();
         }
     }
 
-    /// Moves as much of the backlog into the submission queue as there is room for.
-    fn refill(&mut self) {
-        if !self.kick_armed {
-            self.kick_armed = true;
-            let (fd, start) = (
-                types::Fd(self.shared.event().as_raw_fd()),
-                self.kick_count.as_mut_ptr(),
-            );
-            self.push_entry(&opcode::Read::new(fd, start, 8).build().user_data(KICK));
-        }
-        while let Some(key) = self.cancels.pop_front() {
-            self.push_entry(
-                &opcode::AsyncCancel::new(key.to_bits())
-                    .build()
-                    .user_data(CANCEL),
-            );
-        }
-        while self.in_kernel < self.in_kernel_max
-            && let Some((key, op)) = self.backlog.pop_front()
+    /// Submits cancellations, which go behind what they cancel and before what is submitted next.
+    fn push_cancels(&mut self) {
+        while self.cancelling < self.cancels_max()
+            && let Some(&user_data) = self.cancels.front()
         {
-            self.push(key, op);
+            let entry = opcode::AsyncCancel::new(user_data).build();
+            if !self.push_entry(&entry.user_data(CANCEL)) {
+                return;
+            }
+            self.cancels.pop_front();
+            self.cancelling += 1;
         }
     }
 
-    /// Enters the kernel if there is anything to say or to wait for.
-    fn enter(&mut self, wait: Wait) {
-        let submitter_has_work = {
-            let submission = self.ring.submission();
-            !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
-        };
-        let entered = match wait {
-            Wait::No if submitter_has_work => self.ring.submit(),
-            Wait::No => return,
-            Wait::Ns(ns) => {
-                let timeout = types::Timespec::from(Duration::from_nanos(ns));
-                self.ring
-                    .submitter()
-                    .submit_with_args(1, &types::SubmitArgs::new().timespec(&timeout))
-            }
-            Wait::Forever => self.ring.submit_and_wait(1),
-        };
+    fn enter(&mut self, want: u32, timeout_ns: Option<u64>) {
+        self.stats.enters += 1;
         // EINTR and ETIME are ordinary; EBUSY and EAGAIN go away once completions are taken, which comes next.
-        if let Err(error) = entered {
+        if let Err(error) = self.ring.enter(want, timeout_ns) {
             tracing::trace!(%error, "io_uring_enter came back early");
         }
     }
 
+    /// Enters the kernel if there is anything to say or to wait for.
+    fn enter_for(&mut self, wait: Wait) {
+        match (wait, self.kick) {
+            (Wait::No, _) => {
+                if self.ring.needs_enter() {
+                    self.enter(0, None);
+                }
+            }
+            (_, Kick::Foreign { .. }) => self.sleep_on_event(wait),
+            (Wait::Ns(ns), _) => self.enter(1, Some(ns)),
+            (Wait::Forever, _) => self.enter(1, None),
+        }
+    }
+
+    /// Sleeps when an outside loop may take what is meant to wake us: on the eventfd, which all signal.
+    fn sleep_on_event(&mut self, wait: Wait) {
+        self.enter(0, None);
+        let timeout_ns = match wait {
+            _ if self.ring.has_completions() => Some(0),
+            Wait::No => Some(0),
+            Wait::Ns(ns) => Some(ns),
+            Wait::Forever => None,
+        };
+        let mut event = [libc::pollfd {
+            fd: self.shared.event().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        }];
+        if let Err(error) = sys::poll_many(&mut event, timeout_ns) {
+            tracing::trace!(%error, "ppoll came back early");
+        }
+        self.enter(0, None);
+    }
+
     /// Moves arrived completions out of the ring. Runs nobody's code.
-    fn reap(&mut self, completions: &mut Vec<Completion>) {
-        let mut arrived = mem::take(&mut self.arrived);
-        let entries = self.ring.completion();
-        arrived.extend(entries.map(|entry: cqueue::Entry| (entry.user_data(), entry.result())));
-        for (user_data, result) in arrived.drain(..) {
-            match user_data {
-                KICK => self.kick_armed = false,
-                CANCEL => {}
-                bits => self.finish(Key::from_bits(bits), result, completions),
+    fn reap(&mut self, requests: &mut RequestTable, events: &mut Events) {
+        let mut cqes = mem::take(&mut self.cqes);
+        self.ring.reap(&mut cqes);
+        for cqe in cqes.drain(..) {
+            let key = Key::from_bits(cqe.user_data);
+            match cqe.user_data {
+                KICK => self.kick_arrived(),
+                CANCEL => self.cancelling = self.cancelling.saturating_sub(1),
+                bits if bits & KINDS == WATCH => match self.watches.arrived(key, cqe) {
+                    Arrived::Expected => {}
+                    Arrived::Stale => self.stats.stale_completions += 1,
+                },
+                _ => self.finish(key, cqe, requests, events),
             }
         }
-        self.arrived = arrived;
+        self.cqes = cqes;
+        self.stats.cq_overflows = self.ring.overflowed();
     }
 
-    fn finish(&mut self, key: Key, result: i32, completions: &mut Vec<Completion>) {
-        let slot = self
-            .ops
-            .get_mut(key.at())
-            .and_then(|slot| slot.take_if(|held| held.generation == key.generation));
-        let Some(InKernel { op, .. }) = slot else {
-            unreachable!("a completion carries the key of an operation in flight, not {key:?}");
+    fn kick_arrived(&mut self) {
+        self.kick = match self.kick {
+            Kick::Foreign { .. } => Kick::Foreign { armed: false },
+            Kick::Idle | Kick::Armed => Kick::Idle,
+        };
+    }
+
+    fn finish(&mut self, key: Key, cqe: Cqe, requests: &mut RequestTable, events: &mut Events) {
+        let request = requests.in_flight(key);
+        let in_kernel = |slot: &&mut Slot| matches!(slot.place, Place::Kernel | Place::Polled);
+        let Some(request) = request.filter(in_kernel) else {
+            self.stats.stale_completions += 1;
+            return;
         };
         self.in_kernel -= 1;
-        if retry_at_once(&op, result) {
-            self.backlog.push_back((key, op));
+        if let Some(again) = tries_again(request, cqe.result) {
+            request.place = again;
+            self.backlog.push_back(key);
             return;
         }
-        let result = match (&op, u32::try_from(result)) {
+        let result = match (request.op(), u32::try_from(cqe.result)) {
             // SAFETY: the completion of an accept brings a descriptor that nobody else owns.
-            (Op::Accept { .. }, Ok(_)) => Ok(Value::Accepted(unsafe { sys::adopt(result) })),
+            (Op::Accept { .. }, Ok(_)) => Ok(Value::Accepted(unsafe { sys::adopt(cqe.result) })),
             (_, Ok(count)) => Ok(Value::Count(count)),
-            (_, Err(_)) => Err(result.wrapping_neg()),
+            (_, Err(_)) => Err(cqe.result.wrapping_neg()),
         };
-        completions.push(Completion { key, op, result });
+        request.place = Place::Ended;
+        events.completions.push((key, result));
     }
 }
 
-/// Whether a result only means that the operation must be tried again.
-fn retry_at_once(op: &Op, result: i32) -> bool {
-    if op.is_disk() {
-        // EAGAIN from storage is for the context to deal with, on a thread that may block.
-        return result == -libc::EINTR;
+/// What follows if a result only means that the operation must be tried again.
+fn tries_again(request: &mut Slot, result: i32) -> Option<Place> {
+    if request.is_orphan() {
+        return None;
     }
-    if result == -libc::EAGAIN {
-        // The ring does the waiting; a socket that is non-blocking by flag would come back at once for ever.
-        return sys::set_blocking(op.fd().as_fd(), Blocking::Yes).is_ok();
+    match (request.place, result.wrapping_neg()) {
+        (Place::Polled, libc::EINTR | libc::EAGAIN) => Some(Place::ToPoll),
+        (Place::Polled, errno) if errno <= 0 => Some(Place::Queued),
+        (Place::Polled, _) => None,
+        (_, libc::EINTR) => Some(Place::Queued),
+        // A socket that is non-blocking by flag would come back at once for ever. EAGAIN from
+        // storage is for the context to deal with, on a thread that may block.
+        (_, libc::EAGAIN) if request.op().waits_for() != 0 => Some(Place::ToPoll),
+        _ => None,
     }
-    result == -libc::EINTR
 }
 
-fn refused(error: &io::Error) -> Registered {
-    tracing::info!(%error, "buffers are not registered with the kernel (ulimit -l?); a little more CPU per request");
-    Registered::Refused
-}
-
-/// Address and length of a range of a buffer, as a submission entry wants them.
-fn span(buf: &mut IoBuf, range: &Range<usize>) -> (*mut u8, u32) {
-    let bytes = &mut buf[range.clone()];
-    let len = u32::try_from(bytes.len()).expect("one request moves less than 4 GiB");
-    (bytes.as_mut_ptr(), len)
-}
-
-impl Backend for Uring {
+impl<R: Ring> Backend for Uring<R> {
     fn kind(&self) -> BackendKind {
         BackendKind::IoUring
     }
 
     fn describe(&self) -> String {
-        let setup = match self.setup {
-            Setup::Deferred => "DEFER_TASKRUN, SINGLE_ISSUER",
-            Setup::Plain => "plain ring",
-        };
+        let setup = self.ring.describe();
         let buffers = match self.slabs {
             Registered::Slabs(_) => "registered buffers",
             Registered::Refused => "buffers not registered",
@@ -391,105 +338,138 @@ impl Backend for Uring {
         format!("io_uring ({setup}, {buffers})")
     }
 
-    fn runs_disk(&self) -> bool {
-        true
+    fn stats(&self) -> BackendStats {
+        self.stats
     }
 
-    fn submit(&mut self, key: Key, op: Op) {
-        if self.backlog.is_empty() && self.in_kernel < self.in_kernel_max {
-            self.push(key, op);
-        } else {
-            self.backlog.push_back((key, op));
+    fn submit(&mut self, key: Key, request: &mut Slot) -> Submitted {
+        let first = self.backlog.is_empty() && self.cancels.is_empty();
+        if !first || !self.push(key, request) {
+            self.backlog.push_back(key);
+        }
+        Submitted::Taken
+    }
+
+    fn cancel(&mut self, key: Key, request: &mut Slot) {
+        match request.place {
+            Place::Queued | Place::ToPoll => {
+                request.place = Place::Ended;
+                self.done.push((key, Err(libc::ECANCELED)));
+            }
+            Place::Kernel | Place::Polled => {
+                // Storage requests run to their end.
+                if request.op().waits_for() != 0 {
+                    self.cancels.push_back(key.to_bits());
+                    self.push_cancels();
+                }
+            }
+            Place::Worker | Place::Ended => {}
         }
     }
 
-    fn cancel(&mut self, key: Key) {
-        // The entry goes behind the operation's own, so the kernel knows what is meant. Storage
-        // requests run to their end.
-        let held = self
-            .ops
-            .get(key.at())
-            .and_then(Option::as_ref)
-            .filter(|held| held.generation == key.generation);
-        if held.is_some_and(|held| !held.op.is_disk()) {
-            self.cancels.push_back(key);
+    fn watch(&mut self, fd: &Fd, events: i16) -> io::Result<WatchKey> {
+        sys::check_pollable(fd.as_fd())?;
+        Ok(self.watches.insert(fd.clone(), events))
+    }
+
+    fn unwatch(&mut self, key: WatchKey) {
+        if self.watches.end(key.0) == Told::Must {
+            self.cancels.push_back(WATCH | key.0.to_bits());
+            self.push_cancels();
         }
+    }
+
+    fn recheck(&mut self, key: WatchKey) {
+        self.watches.recheck(key.0);
+    }
+
+    fn foreign_fd(&mut self) -> io::Result<OwnedFd> {
+        let event = self.shared.event();
+        let fd = event.as_fd().try_clone_to_owned()?;
+        if !matches!(self.kick, Kick::Foreign { .. }) {
+            self.ring.register_eventfd(event.as_raw_fd())?;
+            let armed = self.kick == Kick::Armed;
+            if armed {
+                self.cancels.push_back(KICK);
+                self.push_cancels();
+            }
+            self.kick = Kick::Foreign { armed };
+        }
+        Ok(fd)
     }
 
     fn has_news(&mut self) -> bool {
-        let submission = self.ring.submission();
-        let deferred = submission.taskrun() || submission.cq_overflow();
-        drop(submission);
-        deferred || !self.ring.completion().is_empty()
+        !self.done.is_empty()
+            || self.watches.has_news()
+            || self.ring.has_completions()
+            || self.ring.needs_enter()
     }
 
-    fn wait(&mut self, wait: Wait, completions: &mut Vec<Completion>) {
-        self.refill();
-        let wait = if self.ring.completion().is_empty() {
-            wait
-        } else {
+    fn wait(&mut self, wait: Wait, requests: &mut RequestTable, events: &mut Events) {
+        self.refill(requests);
+        let ready = self.watches.run_rechecks();
+        let wait = if ready || !self.done.is_empty() || self.ring.has_completions() {
             Wait::No
+        } else {
+            wait
         };
-        self.enter(wait);
-        self.reap(completions);
+        self.enter_for(wait);
+        if matches!(self.kick, Kick::Foreign { .. }) {
+            self.shared.event().take_if_any();
+        }
+        self.reap(requests, events);
+        events.completions.append(&mut self.done);
+        self.watches.report(&mut events.ready);
     }
-}
 
-impl Drop for Uring {
-    fn drop(&mut self) {
-        self.backlog.clear();
+    fn close(&mut self, requests: &mut RequestTable, events: &mut Events) -> Closed {
+        let give_up = Instant::now() + DRAIN_MAX;
+        self.end_backlog(requests);
         // The kernel cancels only what it has been told of.
-        self.enter(Wait::No);
-        let everything = types::CancelBuilder::any();
-        if let Err(error) = self.ring.submitter().register_sync_cancel(None, everything) {
+        self.enter(0, None);
+        if let Err(error) = self.ring.cancel_all() {
             tracing::trace!(%error, "nothing was left to cancel");
         }
-        let give_up = Instant::now() + DRAIN_MAX;
-        let mut completions = Vec::new();
-        while self.in_kernel > 0 && Instant::now() < give_up {
-            // Never `refill` here: the kick must not be armed again.
-            self.enter(Wait::Ns(100_000_000));
-            self.reap(&mut completions);
-            self.backlog.clear();
-            completions.clear();
+        if self.kick_is_armed() {
+            self.shared.event().signal();
         }
-        if self.in_kernel > 0 || self.kick_armed && !self.drain_kick() {
-            // What the kernel may still write to must stay mapped for good.
+        self.reap(requests, events);
+        while (self.in_kernel > 0 || self.kick_is_armed()) && Instant::now() < give_up {
+            // Never `refill` here: the kick must not be armed again.
+            self.enter(1, Some(100_000_000));
+            self.reap(requests, events);
+            self.end_backlog(requests);
+        }
+        events.completions.append(&mut self.done);
+        if self.in_kernel > 0 || self.kick_is_armed() {
             tracing::error!(
                 in_flight = self.in_kernel,
                 "the kernel does not finish; its memory is leaked"
             );
-            return;
+            return Closed::Stuck;
         }
-        // SAFETY: dropped once, here; the kernel is done with everything.
-        unsafe { ManuallyDrop::drop(&mut self.ring) };
-        // SAFETY: as above.
-        unsafe { ManuallyDrop::drop(&mut self.ops) };
-        // SAFETY: as above.
+        // SAFETY: dropped once: a closed backend is not used any more. The kernel does not write to it.
         unsafe { ManuallyDrop::drop(&mut self.kick_count) };
+        Closed::Clean
     }
 }
 
-impl Uring {
-    /// Waits for the cancelled read on the eventfd to end.
-    fn drain_kick(&mut self) -> bool {
-        let give_up = Instant::now() + Duration::from_secs(1);
-        self.shared.event().signal();
-        while mem::take(&mut self.kick_armed) && Instant::now() < give_up {
-            self.kick_armed = true;
-            self.enter(Wait::Ns(10_000_000));
-            self.reap(&mut Vec::new());
+impl<R: Ring> Uring<R> {
+    fn kick_is_armed(&self) -> bool {
+        matches!(self.kick, Kick::Armed | Kick::Foreign { armed: true })
+    }
+
+    /// Ends the operations that the kernel does not have.
+    fn end_backlog(&mut self, requests: &mut RequestTable) {
+        for key in self.backlog.drain(..) {
+            if let Some(request) = requests.in_flight(key) {
+                request.place = Place::Ended;
+                self.done.push((key, Err(libc::ECANCELED)));
+            }
         }
-        !self.kick_armed
     }
 }
 
-impl fmt::Debug for Uring {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uring")
-            .field("setup", &self.setup)
-            .field("in_kernel", &self.in_kernel)
-            .field("backlog", &self.backlog.len())
-            .finish_non_exhaustive()
-    }
-}
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

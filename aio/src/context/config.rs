@@ -57,4 +57,10 @@ pub struct ContextStats {
     pub requests_orphaned: u64,
     /// Tasks that have not ended.
     pub tasks: usize,
+    /// System calls that submitted requests or waited.
+    pub enters: u64,
+    /// Times the ring's completion queue was too small. Nothing is lost by that but time.
+    pub cq_overflows: u64,
+    /// Completions of what had been given up before.
+    pub stale_completions: u64,
 }

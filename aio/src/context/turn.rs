@@ -17,7 +17,7 @@ use crate::{
     bottom_half::{self, BottomHalfKey, Turn},
     clock::Clock,
     current::Turning,
-    op::Completion,
+    request::Ended,
     shared::{Due, Local, Post, Shared, What},
     task::{self, TaskKey},
 };
@@ -64,17 +64,12 @@ impl Spin {
 }
 
 impl AioContext {
-    fn complete(&self, completion: Completion) {
-        let again = matches!(completion.result, Err(libc::EAGAIN)) && completion.op.is_disk();
-        if again {
-            // The kernel will not wait for this file; a thread of ours can.
-            self.inner.desk.push(completion.key, completion.op);
-            return;
-        }
-        let (waker, orphan) = self.inner.requests.borrow_mut().complete(completion);
-        drop(orphan);
-        if let Some(waker) = waker {
-            waker.wake();
+    /// Does what the end of an operation leads to.
+    pub(super) fn after(&self, ended: Ended) {
+        match ended {
+            Ended::Wake(Some(waker)) => waker.wake(),
+            Ended::Wake(None) | Ended::Unwanted(..) => {}
+            Ended::Again(key, op) => self.start_on_worker(key, op),
         }
     }
 
@@ -146,8 +141,9 @@ impl AioContext {
             }
         }
         let mut fresh = mem::take(&mut *self.inner.fresh.borrow_mut());
-        self.with_backend(|backend| backend.wait(wait, &mut fresh));
-        self.inner.completions.borrow_mut().extend(fresh.drain(..));
+        self.inner.requests.borrow_mut().wait(wait, &mut fresh);
+        let completions = fresh.completions.drain(..);
+        self.inner.completions.borrow_mut().extend(completions);
         self.inner.fresh.replace(fresh);
         state.end_sleep();
         state.take_notified();
@@ -173,7 +169,7 @@ impl AioContext {
             if shared.has_posts() || shared.wake_state().is_notified() {
                 return true;
             }
-            if self.with_backend(|backend| backend.has_news()) {
+            if self.inner.requests.borrow_mut().has_news() {
                 return true;
             }
             if self.inner.clock.now_ns() >= until_ns {
@@ -187,10 +183,11 @@ impl AioContext {
         let mut progress = false;
         loop {
             // Taken one by one: whoever is woken may run a nested turn later, and finds the rest here.
-            let Some(completion) = self.inner.completions.borrow_mut().pop_front() else {
+            let Some((key, result)) = self.inner.completions.borrow_mut().pop_front() else {
                 return progress;
             };
-            self.complete(completion);
+            let ended = self.inner.requests.borrow_mut().complete(key, result);
+            self.after(ended);
             progress = true;
         }
     }
@@ -217,7 +214,10 @@ impl AioContext {
                 Post::Worked => self.inner.desk.tend(shared),
             }
         }
-        self.inner.desk.settle(|done| self.complete(done));
+        self.inner.desk.settle(|done| {
+            let ended = self.inner.requests.borrow_mut().complete_work(done);
+            self.after(ended);
+        });
     }
 
     /// Runs the bottom halves that are due. Those scheduled meanwhile wait for the next turn.

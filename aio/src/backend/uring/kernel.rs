@@ -1,0 +1,114 @@
+//! `KernelRing`: a ring of the kernel's.
+
+// UNSAFETY: hands entries and memory to the kernel; what that takes is passed on to the caller.
+#![expect(unsafe_code, reason = "pushes entries, registers memory and enters")]
+
+use std::{fmt, io, os::fd::RawFd, time::Duration};
+
+use io_uring::{EnterFlags, IoUring, squeue, types};
+
+use super::{
+    ring::{Cqe, Ring},
+    setup::{Setup, check_opcodes, make_ring},
+};
+
+/// A ring of the kernel's.
+pub(crate) struct KernelRing {
+    ring: IoUring,
+    setup: Setup,
+}
+
+impl KernelRing {
+    /// A ring that knows every operation that is needed.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (ring, setup) = make_ring()?;
+        check_opcodes(&ring)?;
+        Ok(Self { ring, setup })
+    }
+}
+
+impl Ring for KernelRing {
+    fn describe(&self) -> &'static str {
+        match self.setup {
+            Setup::Deferred => "DEFER_TASKRUN, SINGLE_ISSUER",
+            Setup::Plain => "plain ring",
+        }
+    }
+
+    fn cq_entries(&self) -> u32 {
+        self.ring.params().cq_entries()
+    }
+
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+        let mut submission = self.ring.submission();
+        // SAFETY: passed on to the caller.
+        unsafe { submission.push(entry) }.is_ok()
+    }
+
+    fn needs_enter(&mut self) -> bool {
+        let submission = self.ring.submission();
+        !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
+    }
+
+    fn has_completions(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    fn enter(&mut self, want: u32, timeout_ns: Option<u64>) -> io::Result<()> {
+        let unsubmitted = self.ring.submission().len();
+        let unsubmitted = u32::try_from(unsubmitted).expect("a queue is not that long");
+        let submitter = self.ring.submitter();
+        let flags = EnterFlags::GETEVENTS;
+        let Some(ns) = timeout_ns else {
+            // SAFETY: no argument goes with the flags, and who pushed the entries vouched for them.
+            unsafe { submitter.enter::<()>(unsubmitted, want, flags.bits(), None) }?;
+            return Ok(());
+        };
+        let timeout = types::Timespec::from(Duration::from_nanos(ns));
+        let args = types::SubmitArgs::new().timespec(&timeout);
+        let flags = flags | EnterFlags::EXT_ARG;
+        // SAFETY: the argument goes with the flags, and it and the timeout live in this frame; who
+        // pushed the entries vouched for them.
+        unsafe { submitter.enter(unsubmitted, want, flags.bits(), Some(&args)) }?;
+        Ok(())
+    }
+
+    fn reap(&mut self, cqes: &mut Vec<Cqe>) {
+        cqes.extend(self.ring.completion().map(|entry| Cqe {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            flags: entry.flags(),
+        }));
+    }
+
+    fn overflowed(&mut self) -> u64 {
+        u64::from(self.ring.completion().overflow())
+    }
+
+    fn register_buffers(&mut self, len: u32) -> io::Result<()> {
+        self.ring.submitter().register_buffers_sparse(len)
+    }
+
+    unsafe fn register_buffer(&mut self, at: u32, memory: libc::iovec) -> io::Result<()> {
+        let submitter = self.ring.submitter();
+        // SAFETY: passed on to the caller.
+        unsafe { submitter.register_buffers_update(at, &[memory], None) }
+    }
+
+    fn register_eventfd(&mut self, event: RawFd) -> io::Result<()> {
+        self.ring.submitter().register_eventfd(event)
+    }
+
+    fn cancel_all(&mut self) -> io::Result<()> {
+        let everything = types::CancelBuilder::any();
+        self.ring.submitter().register_sync_cancel(None, everything)
+    }
+}
+
+impl fmt::Debug for KernelRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelRing")
+            .field("setup", &self.setup)
+            .finish_non_exhaustive()
+    }
+}
