@@ -1,20 +1,19 @@
-//! Callbacks and yields on one thread: bottom halves and tasks against a plain queue of closures.
-#![forbid(unsafe_code)]
+//! Callbacks and yields on one thread: bottom halves and tasks against runtimes and a plain queue.
 
 use std::{cell::Cell, collections::VecDeque, hint::black_box, rc::Rc};
 
 use aio::{AioContext, Blocking};
 use benches::{Loop, Races, Side};
 
-fn main() {
-    benches::races(|races| {
-        let Some(context) = Loop::best() else { return };
-        for count in [1, 100] {
-            bottom_halves(races, &context, count);
-            yields(races, &context, count);
-        }
-        one_shots(races, &context, 100);
-    });
+use crate::peers;
+
+pub(crate) fn run(races: &mut Races) {
+    let Some(context) = Loop::best() else { return };
+    for count in [1, 100] {
+        bottom_halves(races, &context, count.into());
+        yields(races, &context, count);
+    }
+    one_shots(races, &context, 100);
 }
 
 /// The least that calls callbacks in turn: each is taken out, called and put back.
@@ -38,6 +37,10 @@ fn plain_queue(count: u64) -> Side<'static> {
 
 /// Each round schedules all bottom halves and turns the loop once.
 fn bottom_halves(races: &mut Races, context: &Loop, count: u64) {
+    let name = format!("bottom_half/{count}");
+    if !races.wants(&name) {
+        return;
+    }
     let called = Rc::new(Cell::new(0_u64));
     let bottom_half = |_| {
         let called = called.clone();
@@ -58,7 +61,6 @@ fn bottom_halves(races: &mut Races, context: &Loop, count: u64) {
             "each ran once a turn"
         );
     });
-    let name = format!("bottom_half/{count}");
     races.race(&name, count, ours, vec![plain_queue(count)]);
 }
 
@@ -69,7 +71,11 @@ async fn yield_often(context: AioContext, times: u64) {
 }
 
 /// Each round is one yield of each task.
-fn yields(races: &mut Races, context: &Loop, count: u64) {
+fn yields(races: &mut Races, context: &Loop, count: u32) {
+    let name = format!("yield/{count}");
+    if !races.wants(&name) {
+        return;
+    }
     let ours = Side::new("task", |rounds| {
         context.block_on(async {
             let spawn = |_| context.spawn(yield_often((*context).clone(), rounds));
@@ -79,8 +85,9 @@ fn yields(races: &mut Races, context: &Loop, count: u64) {
             }
         });
     });
-    let name = format!("yield/{count}");
-    races.race(&name, count, ours, vec![plain_queue(count)]);
+    let mut peers = peers::yields(count);
+    peers.push(plain_queue(count.into()));
+    races.race(&name, count.into(), ours, peers);
 }
 
 /// What a one-shot callback does: too little to count, but its box must hold something.

@@ -1,21 +1,21 @@
 //! Buffers: taken from the pool and given back, against fresh zeroed memory and a plain list of buffers.
-#![forbid(unsafe_code)]
 
 use std::hint::black_box;
 
 use benches::{Loop, Races, Side};
 
-fn main() {
-    benches::races(|races| {
-        let Some(context) = Loop::best() else { return };
-        for (name, len) in [("4k", 4 << 10), ("64k", 64 << 10), ("1m", 1 << 20)] {
-            buffers(races, &context, &format!("{name}_alone"), len);
-            // With a neighbour in use there is nothing to split and to join again.
-            let neighbour = context.buffers().try_acquire(len);
-            buffers(races, &context, name, len);
-            drop(neighbour);
-        }
-    });
+pub(crate) fn run(races: &mut Races) {
+    if !races.wants("buffer/") {
+        return;
+    }
+    let Some(context) = Loop::best() else { return };
+    for (name, len) in [("4k", 4 << 10), ("64k", 64 << 10), ("1m", 1 << 20)] {
+        buffers(races, &context, &format!("{name}_alone"), len);
+        // With a neighbour in use there is nothing to split and to join again.
+        let neighbour = context.buffers().try_acquire(len);
+        buffers(races, &context, name, len);
+        drop(neighbour);
+    }
 }
 
 fn buffers(races: &mut Races, context: &Loop, name: &str, len: usize) {

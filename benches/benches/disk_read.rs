@@ -1,57 +1,81 @@
-//! Random reads of 4 KiB, 64 at a time: `aio` against a raw ring that does only this.
-#![forbid(unsafe_code)]
+//! Random reads of 4 KiB, 64 at a time: `aio` against a raw ring that does only this, and runtimes.
 
 use std::{fs::File, os::unix::fs::FileExt};
 
 use aio::{BackendKind, Fd};
 use benches::{
     BLOCK_BYTES, DEPTH, Loop, Races, RandomBlocks, Scratch, Side, random_reads,
-    raw_ring::RawReader, skipped,
+    raw_counter::{Counter, Event},
+    raw_ring::RawReader,
+    skipped,
 };
+
+use crate::peers;
 
 /// Reads of a round: enough that beginning and end of a round do not count.
 const READS: u64 = 1024;
 const FILE_MIB: u64 = 64;
 
-fn main() {
-    benches::races(|races| {
-        let storages = [Scratch::in_memory(FILE_MIB), Scratch::on_disk(FILE_MIB)];
-        for scratch in storages.iter().flatten() {
-            for backend in [BackendKind::IoUring, BackendKind::Epoll] {
-                reads(races, scratch, backend);
-            }
+pub(crate) fn run(races: &mut Races) {
+    let storages = [
+        ("tmpfs", Scratch::in_memory as fn(u64) -> Option<Scratch>),
+        ("disk", Scratch::on_disk),
+    ];
+    for (storage, make) in storages {
+        let name = |what: &str| format!("{what}/{storage}/");
+        if !races.wants(&name("disk_read")) && !races.wants(&name("system_calls")) {
+            continue;
         }
-    });
+        let Some(scratch) = make(FILE_MIB) else {
+            continue;
+        };
+        for backend in [BackendKind::IoUring, BackendKind::Epoll] {
+            reads(races, &scratch, backend);
+        }
+        system_calls(races, &scratch);
+    }
 }
 
 fn reads(races: &mut Races, scratch: &Scratch, backend: BackendKind) {
+    let name = format!("disk_read/{}/{backend}", scratch.name());
+    if !races.wants(&name) {
+        return;
+    }
     let open = || scratch.open().expect("a scratch file opens");
     let Ok(mut raw) = RawReader::new(open(), scratch.blocks(), DEPTH) else {
         skipped("there is no ring with registered memory to compare with");
         return;
     };
-    let Some(context) = Loop::on(backend) else {
+    let raw = Side::new("raw_ring", |rounds| {
+        raw.read(rounds * READS)
+            .expect("a scratch file can be read");
+    });
+    let (Some(context), Some(ring)) = (Loop::on(backend), Loop::best()) else {
         return;
     };
-    let file = Fd::from(open());
-    let ours = random_reads("aio", &context, scratch, READS, move |cx, offset, buf| {
+    let mut sides = vec![raw];
+    if scratch.name() == "tmpfs" {
+        sides.push(pread(open(), scratch.blocks()));
+    }
+    if backend == BackendKind::Epoll && ring.backend() == BackendKind::IoUring {
+        sides.push(ours("aio_on_io_uring", &ring, scratch));
+    }
+    if backend == BackendKind::IoUring {
+        sides.extend(peers::random_reads(scratch, READS));
+    }
+    races.race(&name, READS, ours("aio", &context, scratch), sides);
+}
+
+fn ours<'a>(name: &'static str, context: &'a Loop, scratch: &Scratch) -> Side<'a> {
+    let file = Fd::from(scratch.open().expect("a scratch file opens"));
+    random_reads(name, context, scratch, READS, move |cx, offset, buf| {
         let file = file.clone();
         async move {
             let (buf, count) = cx.read(&file, offset, buf).await;
             assert_eq!(count.ok(), Some(BLOCK_BYTES), "a scratch file can be read");
             buf
         }
-    });
-    let raw = Side::new("raw_ring", |rounds| {
-        raw.read(rounds * READS)
-            .expect("a scratch file can be read");
-    });
-    let mut peers = vec![raw];
-    if scratch.name() == "tmpfs" {
-        peers.push(pread(open(), scratch.blocks()));
-    }
-    let name = format!("disk_read/{}/{backend}", scratch.name());
-    races.race(&name, READS, ours, peers);
+    })
 }
 
 /// One read after the other by system calls: all there is to gain where nothing waits.
@@ -63,4 +87,27 @@ fn pread(file: File, mut blocks: RandomBlocks) -> Side<'static> {
                 .expect("a scratch file can be read");
         }
     })
+}
+
+/// How often the kernel is entered for a read, and how often it hands one to a thread of its own.
+fn system_calls(races: &mut Races, scratch: &Scratch) {
+    const ROUNDS: u64 = 64;
+    let events = [
+        ("enters", Event::IoUringEnter),
+        ("punts", Event::IoUringPunt),
+    ];
+    for (what, event) in events {
+        let name = format!("system_calls/{}/{what}_per_read", scratch.name());
+        races.figure(&name, "calls", || {
+            let context = Loop::on(BackendKind::IoUring)?;
+            let mut side = ours("aio", &context, scratch);
+            // What is only done once is done before.
+            side.run(1);
+            let counter = Counter::start(event)
+                .inspect_err(|error| skipped(format_args!("{name}: {error}")))
+                .ok()?;
+            side.run(ROUNDS);
+            Some(counter.count() as f64 / (ROUNDS * READS) as f64)
+        });
+    }
 }

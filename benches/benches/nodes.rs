@@ -1,10 +1,9 @@
 //! What a request costs on its way through nodes.
-#![forbid(unsafe_code)]
 
-use std::{future::Future, rc::Rc};
+use std::{future::Future, process::Command, rc::Rc, time::Duration};
 
 use aio::{Fd, IoBuf};
-use benches::{BLOCK_BYTES, Loop, Races, Scratch, Side, random_reads};
+use benches::{BLOCK_BYTES, DEPTH, Loop, Races, Scratch, Side, random_reads, skipped};
 use block::{
     Attachment, Child, ChildRole, Graph, Node, NodeDriver, Permission, Permissions,
     nodes::{FileNode, FileOptions, NullNode, NullOptions, RawNode, RawOptions},
@@ -14,14 +13,15 @@ const FILE_MIB: u64 = 64;
 /// Requests of a round.
 const REQUESTS: u64 = 1024;
 
-fn main() {
-    benches::races(|races| {
-        let Some(context) = Loop::best() else { return };
-        null_nodes(races, &context);
-        if let Some(scratch) = Scratch::in_memory(FILE_MIB) {
-            file_nodes(races, &context, &scratch);
-        }
-    });
+pub(crate) fn run(races: &mut Races) {
+    if !races.wants("node/") {
+        return;
+    }
+    let Some(context) = Loop::best() else { return };
+    null_nodes(races, &context);
+    if let Some(scratch) = Scratch::in_memory(FILE_MIB) {
+        file_nodes(races, &context, &scratch);
+    }
 }
 
 const READS: [Permission; 1] = [Permission::ConsistentRead];
@@ -133,6 +133,32 @@ fn file_nodes(races: &mut Races, context: &Loop, scratch: &Scratch) {
     let through_file = || at_random_through("file", context, scratch, &file);
     races.race("node/file", REQUESTS, through_file(), vec![direct()]);
     let ours = at_random_through("raw_over_file", context, scratch, &raw);
-    let peers = vec![through_file(), direct()];
+    let mut peers = vec![through_file(), direct()];
+    match qemu_img(scratch, 1) {
+        Ok(_) => peers.push(Side::timed("qemu_img", |rounds| {
+            qemu_img(scratch, rounds * REQUESTS).expect("it could do so before")
+        })),
+        Err(why) => skipped(format_args!("qemu-img bench: {why}")),
+    }
     races.race("node/raw_over_file", REQUESTS, ours, peers);
+}
+
+/// The time that `qemu-img bench` says it took for `count` reads.
+///
+/// It reads one block after the other, which on tmpfs is as well as at random. The processor time
+/// of its process includes the start, so only this time can be compared.
+fn qemu_img(scratch: &Scratch, count: u64) -> Result<Duration, String> {
+    let mut command = Command::new("qemu-img");
+    command.args(["bench", "-f", "raw", "-t", "none", "-n", "-i", "io_uring"]);
+    command.args(["-s", &BLOCK_BYTES.to_string()]);
+    command.args(["-d", &DEPTH.to_string(), "-c", &count.to_string()]);
+    let output = command.arg(scratch.path()).output();
+    let output = output.map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let seconds = text.split_once("Run completed in ").and_then(|(_, rest)| {
+        let seconds = rest.split(' ').next()?;
+        seconds.parse().ok()
+    });
+    let seconds = seconds.ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    Ok(Duration::from_secs_f64(seconds))
 }

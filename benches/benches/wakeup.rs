@@ -1,5 +1,4 @@
 //! Between threads: posting to a loop that is awake, and waking one that sleeps.
-#![forbid(unsafe_code)]
 
 use std::{
     hint, iter,
@@ -13,28 +12,32 @@ use std::{
 };
 
 use aio::{BackendKind, BottomHalf, Config, IoThread};
-use benches::{Loop, Races, Side, pin_to, raw_ring::RawPingPong, skipped, two_cpus};
+use benches::{Loop, Races, Side, Stay, pin_to, raw_ring::RawPingPong, skipped, two_cpus};
 use crossbeam::{channel, queue::SegQueue};
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::peers;
 
 /// Posts of a round, after which the poster waits until all are done.
 const POSTS: u64 = 1000;
 
-fn main() {
-    benches::races(|races| {
-        let Some([ours, other]) = two_cpus() else {
-            return skipped("there is no other processor");
-        };
-        pin_to(ours);
-        posts(races, other);
-        for (place, cpu) in [("one_cpu", ours), ("two_cpus", other)] {
-            for backend in [BackendKind::IoUring, BackendKind::Epoll] {
-                round_trips(races, place, cpu, backend);
-            }
+pub(crate) fn run(races: &mut Races) {
+    if !races.wants("post/") && !races.wants("round_trip/") {
+        return;
+    }
+    let Some([ours, other]) = two_cpus() else {
+        return skipped("there is no other processor");
+    };
+    let _here = Stay::on(ours);
+    posts(races, other);
+    for (place, cpu) in [("one_cpu", ours), ("two_cpus", other)] {
+        for backend in [BackendKind::IoUring, BackendKind::Epoll] {
+            round_trips(races, place, cpu, backend);
         }
-        for poll_max_us in [50, 200] {
-            polled_round_trips(races, other, poll_max_us);
-        }
-    });
+    }
+    for poll_max_us in [50, 200] {
+        polled_round_trips(races, other, poll_max_us);
+    }
 }
 
 fn start(config: Config) -> Option<IoThread> {
@@ -96,14 +99,13 @@ fn to_busy_loop(thread: &IoThread, rounds: u64, mut post: impl FnMut(u64)) -> Du
 fn to_queue(
     cpu: usize,
     rounds: u64,
-    take: impl Fn() + Send,
+    mut take: impl FnMut() + Send,
     mut post: impl FnMut(u64),
 ) -> Duration {
     let meeting = Barrier::new(2);
     thread::scope(|scope| {
         scope.spawn(|| {
             pin_to(cpu);
-            let take = take;
             for _ in 0..rounds {
                 meeting.wait();
                 take();
@@ -133,7 +135,23 @@ fn queues(cpu: usize) -> Vec<Side<'static>> {
             sender.send(callback(number)).expect("the receiver lives");
         })
     });
-    vec![seg_queue, channel]
+    let tokio = Side::timed("tokio", move |rounds| {
+        let (sender, mut receiver) = unbounded_channel::<Callback>();
+        let take = move || iter::from_fn(|| receiver.try_recv().ok()).for_each(|it| it());
+        to_queue(cpu, rounds, take, |number| {
+            let sent = sender.send(callback(number));
+            assert!(sent.is_ok(), "the receiver lives");
+        })
+    });
+    let smol = Side::timed("smol", move |rounds| {
+        let (sender, receiver) = smol::channel::unbounded::<Callback>();
+        let take = move || iter::from_fn(|| receiver.try_recv().ok()).for_each(|it| it());
+        to_queue(cpu, rounds, take, |number| {
+            let sent = sender.try_send(callback(number));
+            assert!(sent.is_ok(), "the receiver lives");
+        })
+    });
+    vec![seg_queue, channel, tokio, smol]
 }
 
 fn posts(races: &mut Races, cpu: usize) {
@@ -172,6 +190,10 @@ fn loops<'a>(context: &'a Loop, thread: &'a IoThread) -> Side<'a> {
 }
 
 fn round_trips(races: &mut Races, place: &str, cpu: usize, backend: BackendKind) {
+    let name = format!("round_trip/{place}/{backend}");
+    if !races.wants(&name) {
+        return;
+    }
     let config = Config {
         backend: Some(backend),
         ..Config::default()
@@ -194,12 +216,18 @@ fn round_trips(races: &mut Races, place: &str, cpu: usize, backend: BackendKind)
             }
         }));
     }
-    let name = format!("round_trip/{place}/{backend}");
+    if backend == BackendKind::IoUring {
+        peers.extend(peers::round_trips(cpu));
+    }
     races.race(&name, 1, loops(&context, &thread), peers);
 }
 
 /// The same with loops that look for work a while before they sleep.
 fn polled_round_trips(races: &mut Races, cpu: usize, poll_max_us: u64) {
+    let name = format!("round_trip/polling_{poll_max_us}us");
+    if !races.wants(&name) {
+        return;
+    }
     let config = Config {
         poll_max_ns: poll_max_us * 1000,
         ..Config::default()
@@ -224,12 +252,7 @@ fn polled_round_trips(races: &mut Races, cpu: usize, poll_max_us: u64) {
             pongs.recv().expect("the echo lives");
         }
     });
-    races.race(
-        &format!("round_trip/polling_{poll_max_us}us"),
-        1,
-        loops(&context, &thread),
-        vec![channels],
-    );
+    races.race(&name, 1, loops(&context, &thread), vec![channels]);
     drop(ping);
     assert!(echo.join().is_ok_and(|all_sent| all_sent), "the echo ends");
 }

@@ -24,5 +24,31 @@ pub fn pin_to(cpu: usize) {
     }
 }
 
+/// As long as it lives, the calling thread and those it starts stay on one processor.
+#[derive(Debug)]
+pub struct Stay {
+    /// Where it was allowed to be before.
+    before: Option<CpuSet>,
+}
+
+impl Stay {
+    /// Keeps the calling thread on processor `cpu`; see [`pin_to`].
+    #[must_use]
+    pub fn on(cpu: usize) -> Self {
+        let before = sched_getaffinity(CALLER).ok();
+        pin_to(cpu);
+        Self { before }
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // It was allowed before, so it is now.
+            let _ = sched_setaffinity(CALLER, before);
+        }
+    }
+}
+
 /// The system's name for the calling thread.
 const CALLER: Pid = Pid::from_raw(0);

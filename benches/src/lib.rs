@@ -5,11 +5,18 @@
 
 mod cpu;
 mod event_loop;
+mod machine;
 mod race;
+pub mod raw_copy;
+pub mod raw_counter;
+pub mod raw_memory;
 pub mod raw_ring;
 mod scratch;
+#[cfg(test)]
+mod skip;
 
-pub use cpu::{pin_to, two_cpus};
+pub use cpu::{Stay, pin_to, two_cpus};
 pub use event_loop::{DEPTH, Loop, random_reads};
+pub use machine::{rest, thread_cpu_time};
 pub use race::{Races, Side, races, skipped};
-pub use scratch::{BLOCK_BYTES, RandomBlocks, Scratch};
+pub use scratch::{BLOCK_BYTES, CHUNK_BYTES, RandomBlocks, Scratch};

@@ -5,19 +5,24 @@
 //! and the ratio of each pair counts:
 //!
 //! ```text
-//! ratio NAME/OURS/PEER ours/peer = MEDIAN [MIN..MAX], cpu MEDIAN [MIN..MAX]
+//! ratio NAME/OURS/PEER = MEDIAN [MIN..MAX], cpu MEDIAN [MIN..MAX]
+//! figure NAME/SIDE = MEDIAN [MIN..MAX] ns, cpu MEDIAN [MIN..MAX] ns
 //! ```
 //!
-//! Above one we are slower. The second triple compares the processor time of all threads of the
-//! process, the kernel's work for them included, which other programs disturb less.
+//! Above one we are slower. The second triple is about the processor time of all threads of the
+//! process, the kernel's work for them included, which other programs disturb less. A turn of all
+//! sides in which other programs used more than a tenth of a processor is repeated; where that does
+//! not help for long, the lines end in `disturbed COUNT of COUNT`.
 
 use std::{
     env,
+    fmt::{self, Write},
     time::{Duration, Instant},
 };
 
 use criterion::{Criterion, Throughput};
-use nix::time::ClockId;
+
+use crate::machine::{Moment, cpu_time};
 
 /// One of those who race.
 pub struct Side<'a> {
@@ -40,10 +45,15 @@ impl<'a> Side<'a> {
         let run = Box::new(run);
         Self { name, run }
     }
+
+    /// Does `rounds` rounds, and returns the time that counts.
+    pub fn run(&mut self, rounds: u64) -> Duration {
+        (self.run)(rounds)
+    }
 }
 
-impl std::fmt::Debug for Side<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Side<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Side")
             .field("name", &self.name)
             .finish_non_exhaustive()
@@ -62,6 +72,8 @@ pub struct Races {
     criterion: Criterion,
     /// `None` when nothing is to be measured: what was built is tried or listed only.
     turns: Option<Turns>,
+    /// How the names of what is wanted begin.
+    filter: Option<String>,
 }
 
 /// The `main` of a measurement: takes criterion's options from the command line and runs `all`.
@@ -73,21 +85,33 @@ pub fn races(all: impl FnOnce(&mut Races)) {
         length: Duration::from_millis(millis),
     };
     let measures = has("--bench") && !["--test", "--list", "--profile-time"].into_iter().any(has);
-    let criterion = Criterion::default()
+    let filter = env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let mut criterion = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(1000))
         .without_plots()
         .configure_from_args();
+    if let Some(beginning) = &filter {
+        criterion = criterion.with_filter(format!("^{beginning}"));
+    }
     let mut races = Races {
         criterion,
         turns: measures.then_some(turns),
+        filter,
     };
     all(&mut races);
     races.criterion.final_summary();
 }
 
 impl Races {
+    /// Whether something whose name begins with `name` is asked for: so that nothing is set up in vain.
+    #[must_use]
+    pub fn wants(&self, name: &str) -> bool {
+        let is_it = |filter: &String| name.starts_with(filter.as_str()) || filter.starts_with(name);
+        self.filter.as_ref().is_none_or(is_it)
+    }
+
     /// Runs one race. `units` is how many of what is measured (reads, callbacks) a round has.
     pub fn race(&mut self, name: &str, units: u64, ours: Side<'_>, peers: Vec<Side<'_>>) {
         let mut sides = vec![ours];
@@ -104,23 +128,39 @@ impl Races {
         }
         group.finish();
         if let (true, Some(turns)) = (is_wanted, self.turns) {
-            print_ratios(name, &mut sides, turns);
+            print_results(name, units, &mut sides, turns);
+        }
+    }
+
+    /// Measures something that is no race, if it is asked for, and tells what came out.
+    ///
+    /// `unit` is what the figure counts. A measurement that gives none has said itself why.
+    pub fn figure(&self, name: &str, unit: &str, measure: impl FnOnce() -> Option<f64>) {
+        if let (true, Some(_)) = (self.wants(name), self.turns)
+            && let Some(figure) = measure()
+        {
+            tell(format_args!("figure {name} = {} {unit}", spread([figure])));
         }
     }
 }
 
-impl std::fmt::Debug for Races {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Races {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Races")
             .field("turns", &self.turns)
+            .field("filter", &self.filter)
             .finish_non_exhaustive()
     }
 }
 
 /// Tells whoever measures that something is not measured here, and why.
+pub fn skipped(why: impl fmt::Display) {
+    tell(format_args!("skipped: {why}"));
+}
+
 #[expect(clippy::print_stdout, reason = "the results of a measurement")]
-pub fn skipped(why: impl std::fmt::Display) {
-    println!("skipped: {why}");
+fn tell(line: fmt::Arguments<'_>) {
+    println!("{line}");
 }
 
 /// What one round cost, in nanoseconds.
@@ -130,32 +170,67 @@ struct Cost {
     cpu_ns: f64,
 }
 
-#[expect(clippy::print_stdout, reason = "the results of a measurement")]
-fn print_ratios(name: &str, sides: &mut [Side<'_>], turns: Turns) {
-    let rounds: Vec<u64> = sides
-        .iter_mut()
-        .map(|side| rounds_of(side, turns.length))
-        .collect();
-    let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); sides.len()];
-    for _ in 0..turns.count {
-        for ((side, &rounds), costs) in sides.iter_mut().zip(&rounds).zip(&mut costs) {
-            costs.push(cost(side, rounds));
-        }
+fn print_results(name: &str, units: u64, sides: &mut [Side<'_>], turns: Turns) {
+    let (costs, disturbed) = costs(sides, turns);
+    let remark = if disturbed > 0 {
+        format!(", disturbed {disturbed} of {}", turns.count)
+    } else {
+        String::new()
+    };
+    for (side, costs) in sides.iter().zip(&costs) {
+        let each = |cost: f64| cost / units as f64;
+        let wall = spread(costs.iter().map(|cost| each(cost.wall_ns)));
+        let cpu = spread(costs.iter().map(|cost| each(cost.cpu_ns)));
+        let side = side.name;
+        tell(format_args!(
+            "figure {name}/{side} = {wall} ns, cpu {cpu} ns{remark}"
+        ));
     }
     for (peer, theirs) in sides.iter().zip(&costs).skip(1) {
         let pairs = || costs[0].iter().zip(theirs);
         let wall = spread(pairs().map(|(ours, theirs)| ours.wall_ns / theirs.wall_ns));
         let cpu = spread(pairs().map(|(ours, theirs)| ours.cpu_ns / theirs.cpu_ns));
         let (ours, peer) = (sides[0].name, peer.name);
-        println!("ratio {name}/{ours}/{peer} ours/peer = {wall}, cpu {cpu}");
+        tell(format_args!(
+            "ratio {name}/{ours}/{peer} = {wall}, cpu {cpu}{remark}"
+        ));
     }
 }
+
+/// What the turns of each side cost, and in how many of them others disturbed us.
+fn costs(sides: &mut [Side<'_>], turns: Turns) -> (Vec<Vec<Cost>>, usize) {
+    let rounds: Vec<u64> = sides
+        .iter_mut()
+        .map(|side| rounds_of(side, turns.length))
+        .collect();
+    let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); sides.len()];
+    let (mut disturbed, mut repeats) = (0, 0);
+    while costs[0].len() < turns.count {
+        let start = Moment::now();
+        let sides = sides.iter_mut().zip(&rounds);
+        let turn: Vec<Cost> = sides.map(|(side, &rounds)| cost(side, rounds)).collect();
+        if start.is_disturbed() {
+            if repeats < REPEATS_MAX * turns.count {
+                repeats += 1;
+                continue;
+            }
+            disturbed += 1;
+        }
+        for (costs, cost) in costs.iter_mut().zip(turn) {
+            costs.push(cost);
+        }
+    }
+    (costs, disturbed)
+}
+
+/// How often a turn is repeated, on average, before disturbed ones count too.
+const REPEATS_MAX: usize = 3;
 
 /// How many rounds take about `length`. Finding out warms the side up.
 fn rounds_of(side: &mut Side<'_>, length: Duration) -> u64 {
     let mut rounds = 1;
     loop {
-        let took = (side.run)(rounds);
+        let took = side.run(rounds);
         if took * 2 >= length {
             return rounds;
         }
@@ -167,7 +242,7 @@ fn rounds_of(side: &mut Side<'_>, length: Duration) -> u64 {
 
 fn cost(side: &mut Side<'_>, rounds: u64) -> Cost {
     let cpu_before = cpu_time();
-    let wall = (side.run)(rounds);
+    let wall = side.run(rounds);
     let cpu = cpu_time().saturating_sub(cpu_before);
     let per_round = |time: Duration| time.as_secs_f64() * 1e9 / rounds as f64;
     Cost {
@@ -176,21 +251,24 @@ fn cost(side: &mut Side<'_>, rounds: u64) -> Cost {
     }
 }
 
-/// Processor time that the process has used, all threads and the kernel's work for them.
-fn cpu_time() -> Duration {
-    let clock = ClockId::CLOCK_PROCESS_CPUTIME_ID;
-    Duration::from(clock.now().expect("Linux has this clock for every process"))
-}
-
-/// Median, least and greatest of `ratios`, as results show them.
-fn spread(ratios: impl Iterator<Item = f64>) -> String {
-    let mut ratios: Vec<f64> = ratios.collect();
-    ratios.sort_by(f64::total_cmp);
-    let (min, max) = (ratios[0], ratios[ratios.len() - 1]);
-    let median = ratios[ratios.len() / 2];
-    // Two decimals say nothing about a thousandth.
-    let decimals = if median < 0.1 { 4 } else { 2 };
-    format!("{median:.decimals$} [{min:.decimals$}..{max:.decimals$}]")
+/// Median, least and greatest of `values`, as results show them.
+fn spread(values: impl IntoIterator<Item = f64>) -> String {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let (min, max) = (values[0], values[values.len() - 1]);
+    let median = values[values.len() / 2];
+    let decimals = match median.abs() {
+        // A count.
+        _ if values.iter().all(|value| value.fract() == 0.0) => 0,
+        // Two decimals say nothing about a thousandth.
+        small if small < 0.1 => 4,
+        _ => 2,
+    };
+    let mut told = format!("{median:.decimals$}");
+    if values.len() > 1 {
+        write!(told, " [{min:.decimals$}..{max:.decimals$}]").expect("a text takes all");
+    }
+    told
 }
 
 #[cfg(test)]
@@ -199,9 +277,10 @@ mod tests {
 
     #[test]
     fn a_spread_is_told_by_median_and_ends() {
-        let told = spread([3.0, 1.0, 1.254, 0.5, 9.0].into_iter());
+        let told = spread([3.0, 1.0, 1.254, 0.5, 9.0]);
         assert_eq!(told, "1.25 [0.50..9.00]");
-        assert_eq!(spread([0.0034].into_iter()), "0.0034 [0.0034..0.0034]");
+        assert_eq!(spread([0.0034, 0.0035]), "0.0035 [0.0034..0.0035]");
+        assert_eq!(spread([7.0]), "7");
     }
 
     #[test]

@@ -8,12 +8,10 @@
 )]
 
 use std::{
-    alloc::{self, Layout},
     fs::File,
     io,
     os::fd::{AsRawFd, RawFd},
     process,
-    ptr::NonNull,
     sync::mpsc,
     thread,
     time::Duration,
@@ -23,68 +21,25 @@ use io_uring::{IoUring, SubmissionQueue, cqueue, opcode, squeue, types};
 
 use crate::{
     cpu::pin_to,
+    raw_memory::Memory,
     scratch::{BLOCK_BYTES, RandomBlocks},
 };
 
-/// One huge page, which a loop's buffers fit in.
-const MEMORY_BYTES: usize = 2 << 20;
-/// Requests that a huge page has buffers for.
-const SLOTS: u64 = 512;
-const _: () = assert!(512 * BLOCK_BYTES == MEMORY_BYTES);
+/// Most requests at once, which the ring has entries for.
+const DEPTH_MAX: u32 = 256;
 /// Length of a block as entries want it.
 const BLOCK_LEN: u32 = 4096;
 const _: () = assert!(BLOCK_LEN as usize == BLOCK_BYTES);
 
 /// A ring set up in the way that is fastest when one thread does everything.
-fn make_ring() -> io::Result<IoUring> {
+pub(crate) fn make_ring() -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_coop_taskrun()
         .setup_submit_all();
-    builder.build(256)
-}
-
-/// A huge page of buffers.
-#[derive(Debug)]
-struct Memory(NonNull<u8>);
-
-impl Memory {
-    fn layout() -> Layout {
-        Layout::from_size_align(MEMORY_BYTES, MEMORY_BYTES).expect("a power of two")
-    }
-
-    fn new() -> Self {
-        // SAFETY: the layout is not of size zero.
-        let start = unsafe { alloc::alloc_zeroed(Self::layout()) };
-        let this = Self(NonNull::new(start).expect("there are two MiB of memory left"));
-        // Advice only: without huge pages it works, in more pages.
-        // SAFETY: the bytes were allocated just now and belong to `this`.
-        let _ = unsafe { libc::madvise(start.cast(), MEMORY_BYTES, libc::MADV_HUGEPAGE) };
-        this
-    }
-
-    fn as_iovec(&self) -> libc::iovec {
-        libc::iovec {
-            iov_base: self.0.as_ptr().cast(),
-            iov_len: MEMORY_BYTES,
-        }
-    }
-
-    /// Start of the buffer of request `slot`.
-    fn buffer(&self, slot: u64) -> *mut u8 {
-        let at = usize::try_from(slot % SLOTS).map_or(0, |slot| slot * BLOCK_BYTES);
-        self.0.as_ptr().wrapping_add(at)
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with the same layout; no request is in flight between calls
-        // of `RawReader::read`, so the kernel has no use for it.
-        unsafe { alloc::dealloc(self.0.as_ptr(), Self::layout()) };
-    }
+    builder.build(DEPTH_MAX)
 }
 
 /// Reads random blocks of a file, always so many at once, with buffer and file registered.
@@ -108,8 +63,8 @@ impl RawReader {
     ///
     /// When `depth` is greater.
     pub fn new(file: File, blocks: RandomBlocks, depth: u32) -> io::Result<Self> {
-        assert!(depth <= 256, "the ring has 256 entries");
-        let (ring, memory) = (make_ring()?, Memory::new());
+        assert!(depth <= DEPTH_MAX, "the ring has an entry for each");
+        let (ring, memory) = (make_ring()?, Memory::new(depth as usize * BLOCK_BYTES));
         // SAFETY: `memory` outlives every request that names it, see its `drop`.
         unsafe { ring.submitter().register_buffers(&[memory.as_iovec()]) }?;
         ring.submitter().register_files(&[file.as_raw_fd()])?;
@@ -145,7 +100,7 @@ impl RawReader {
             enter(|| submitter.submit_and_wait(1));
             completion.sync();
             for entry in &mut completion {
-                result = result.and(whole(&entry));
+                result = result.and(whole(&entry, BLOCK_LEN));
                 in_flight -= 1;
                 in_flight += queue.next(entry.user_data());
             }
@@ -178,10 +133,11 @@ impl ReadQueue<'_> {
         }
         self.left -= 1;
         let file = types::Fixed(0);
-        let entry = opcode::ReadFixed::new(file, self.memory.buffer(slot), BLOCK_LEN, 0)
-            .offset(self.blocks.next_offset())
-            .build()
-            .user_data(slot);
+        let entry =
+            opcode::ReadFixed::new(file, self.memory.buffer(slot, BLOCK_BYTES), BLOCK_LEN, 0)
+                .offset(self.blocks.next_offset())
+                .build()
+                .user_data(slot);
         // SAFETY: the buffer lies within `memory`, which lives until `read` has seen the completion.
         let pushed = unsafe { self.submission.push(&entry) };
         // A buffer may be in flight, so this must not unwind.
@@ -190,7 +146,7 @@ impl ReadQueue<'_> {
 }
 
 /// Enters the kernel; interruptions are for the caller's loop.
-fn enter(call: impl FnOnce() -> io::Result<usize>) {
+pub(crate) fn enter(call: impl FnOnce() -> io::Result<usize>) {
     if let Err(error) = call()
         && error.kind() != io::ErrorKind::Interrupted
     {
@@ -199,9 +155,9 @@ fn enter(call: impl FnOnce() -> io::Result<usize>) {
     }
 }
 
-/// Whether a read brought its block.
-fn whole(entry: &cqueue::Entry) -> io::Result<()> {
-    if entry.result() == BLOCK_LEN.cast_signed() {
+/// Whether a request moved all of its `len` bytes.
+pub(crate) fn whole(entry: &cqueue::Entry, len: u32) -> io::Result<()> {
+    if entry.result() == len.cast_signed() {
         Ok(())
     } else {
         Err(failure(entry))
@@ -210,7 +166,7 @@ fn whole(entry: &cqueue::Entry) -> io::Result<()> {
 
 fn failure(entry: &cqueue::Entry) -> io::Error {
     match u32::try_from(entry.result()) {
-        Ok(count) => io::Error::other(format!("only {count} bytes of a block came")),
+        Ok(count) => io::Error::other(format!("only {count} bytes of a block were moved")),
         Err(_) => io::Error::from_raw_os_error(entry.result().wrapping_neg()),
     }
 }
@@ -333,6 +289,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::skip::skip;
 
     #[test]
     fn a_reader_reads_what_it_was_asked_for() {
@@ -345,7 +302,7 @@ mod tests {
         reader.read(1000).unwrap();
         reader.read(3).unwrap();
         // SAFETY: the memory is the reader's, and no request is in flight.
-        let first = unsafe { reader.memory.0.read() };
+        let first = unsafe { reader.memory.buffer(0, BLOCK_BYTES).read() };
         assert_eq!(first, 7);
     }
 
@@ -367,24 +324,5 @@ mod tests {
         for _ in 0..100 {
             pair.round_trip().unwrap();
         }
-    }
-
-    /// Says that the test on this thread cannot run here.
-    fn skip(what: &str) {
-        let thread = thread::current();
-        let line = format!(
-            "SKIPPED {}: needs {what}\n",
-            thread.name().unwrap_or("a test")
-        );
-        let Some(log) = std::env::var_os("LONGSHORE_SKIP_LOG") else {
-            eprint!("{line}");
-            return;
-        };
-        let log = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(log);
-        log.and_then(|mut log| log.write_all(line.as_bytes()))
-            .expect("the skip log can be written");
     }
 }

@@ -17,7 +17,8 @@ pub const BLOCK_BYTES: usize = 4096;
 
 /// Where Linux systems have a memory file system.
 const MEMORY: &str = "/dev/shm";
-const CHUNK_BYTES: usize = 1 << 20;
+/// Length of the chunks that are copied.
+pub const CHUNK_BYTES: usize = 1 << 20;
 
 /// A file full of bytes, gone when this is dropped.
 #[derive(Debug)]
@@ -88,22 +89,44 @@ impl Scratch {
         self.file.path()
     }
 
+    /// The flags for opening it that suit its storage best.
+    #[must_use]
+    pub fn flags(&self) -> i32 {
+        self.flags
+    }
+
+    /// Length of the file.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.chunks * (CHUNK_BYTES as u64)
+    }
+
     /// Opens the file for reading in the way that suits its storage best.
     ///
     /// # Errors
     ///
     /// The system's.
     pub fn open(&self) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .custom_flags(self.flags)
-            .open(self.path())
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(self.flags);
+        options.open(self.path())
+    }
+
+    /// Opens the file for writing too; see [`open`](Self::open).
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn open_for_writing(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(self.flags);
+        options.open(self.path())
     }
 
     /// Random blocks of the file, in the same order each time.
     #[must_use]
     pub fn blocks(&self) -> RandomBlocks {
-        RandomBlocks::over(self.chunks * (CHUNK_BYTES as u64))
+        RandomBlocks::over(self.len_bytes())
     }
 }
 

@@ -7,6 +7,7 @@
     reason = "the terminal of a developer is this program's only output"
 )]
 
+mod bench;
 mod ci;
 mod licences;
 mod test;
@@ -24,6 +25,9 @@ usage: cargo xtask <task>
   tidy            check the house rules that no compiler knows (docs/style.md)
   test [-- ARGS]  run every test of the workspace and count passed, failed, skipped;
                   ARGS go to the test programs, so `-- drain` runs what has drain in its name
+  bench [NAME] [--quick]
+                  run the measurements, or those whose names begin with NAME, and write a table of
+                  ratios, figures and targets (docs/benchmarks.md)
   ci              exactly what CI runs, in its order";
 
 fn main() -> ExitCode {
@@ -40,6 +44,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["tidy"] => tidy::run(&Workspace::load()?)?,
         ["test"] => return test_and_report(&[]),
         ["test", "--", rest @ ..] => return test_and_report(rest),
+        ["bench", rest @ ..] => bench::run(&Workspace::load()?, rest)?,
         ["ci"] => return Ok(ci::run(&Workspace::load()?)),
         ["help" | "-h" | "--help"] => println!("{USAGE}"),
         _ => bail!("no such task: {}\n\n{USAGE}", args.join(" ")),

@@ -1,0 +1,86 @@
+//! The figures that the event loop is to reach.
+
+/// One bound.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// Its number among the targets.
+    pub(super) id: &'static str,
+    /// The race with our side and, for a ratio, the peer.
+    pub(super) name: &'static str,
+    pub(super) measure: Measure,
+    /// Of the median.
+    pub(super) at_most: f64,
+}
+
+/// What of a race is bounded.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Measure {
+    /// The ratio of times. A share of the limit's speed is one over it.
+    Time,
+    /// The ratio of processor times.
+    Cpu,
+    /// Our figure.
+    Figure,
+}
+
+const fn time(id: &'static str, name: &'static str, at_most: f64) -> Target {
+    let measure = Measure::Time;
+    Target {
+        id,
+        name,
+        measure,
+        at_most,
+    }
+}
+
+const fn cpu(id: &'static str, name: &'static str, at_most: f64) -> Target {
+    let measure = Measure::Cpu;
+    Target {
+        id,
+        name,
+        measure,
+        at_most,
+    }
+}
+
+const fn figure(id: &'static str, name: &'static str, at_most: f64) -> Target {
+    let measure = Measure::Figure;
+    Target {
+        id,
+        name,
+        measure,
+        at_most,
+    }
+}
+
+pub(super) const TARGETS: [Target; 28] = [
+    time("L1", "disk_read/disk/io_uring/aio/raw_ring", 1.0 / 0.98),
+    cpu("L1", "disk_read/disk/io_uring/aio/raw_ring", 1.1),
+    time("L1", "disk_read/tmpfs/io_uring/aio/raw_ring", 1.0 / 0.95),
+    time("L2", "node/raw_over_file/raw_over_file/aio", 1.0 / 0.93),
+    time("L2", "node/raw_over_file/raw_over_file/qemu_img", 1.0 / 1.4),
+    figure("L3", "yield/1/task", 15.0),
+    figure("L3", "yield/100/task", 15.0),
+    figure("L3", "bottom_half/100/bottom_half", 20.0),
+    figure("L4", "post/bottom_half/bottom_half", 25.0),
+    time("L4", "round_trip/two_cpus/io_uring/loops/msg_ring", 1.08),
+    figure("L4", "round_trip/polling_50us/loops", 1000.0),
+    figure("L5", "timer/churn_100k/sleep", 45.0),
+    figure("L5", "timer/churn_1m/sleep", 150.0),
+    time("L6", "readiness/10_of_100/handlers/epoll_edge", 0.6),
+    time("L6", "readiness/1_of_1/handlers/epoll_edge", 0.75),
+    figure("L7", "system_calls/tmpfs/enters_per_read", 0.05),
+    figure("L7", "system_calls/disk/enters_per_read", 0.05),
+    figure("L7", "system_calls/tmpfs/punts_per_read", 0.0),
+    figure("L7", "system_calls/disk/punts_per_read", 0.0),
+    figure("L8", "idle/io_uring/turns", 0.0),
+    // What telling the time twice costs, and not a wake-up.
+    figure("L8", "idle/io_uring/cpu", 50.0),
+    figure("L8", "idle/epoll/turns", 0.0),
+    figure("L8", "idle/epoll/cpu", 50.0),
+    time("L9", "copy/disk/aio/raw_ring", 1.0 / 0.97),
+    cpu("L9", "copy/disk/aio/raw_ring", 1.25),
+    time("L10", "disk_read/disk/epoll/aio/aio_on_io_uring", 1.0 / 0.8),
+    cpu("L10", "disk_read/disk/epoll/aio/aio_on_io_uring", 5.0),
+    figure("L11", "drop_in_flight/aio", 0.0),
+];
