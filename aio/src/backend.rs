@@ -7,6 +7,7 @@ use std::{env, fmt, io, os::fd::OwnedFd, sync::Arc};
 
 use crate::{
     buf::PoolShared,
+    context::Config,
     error::AioError,
     fd::Fd,
     op::{Key, Outcome, WatchKey},
@@ -14,7 +15,7 @@ use crate::{
     shared::Shared,
 };
 
-pub(crate) use uring::MessageHeader;
+pub(crate) use uring::{MessageHeader, Slices};
 
 /// A way to talk to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +121,15 @@ pub(crate) trait Backend: fmt::Debug {
     /// Asks for an early end of an operation that nobody waits for any more. It still completes.
     fn cancel(&mut self, key: Key, request: &mut Slot);
 
+    /// Makes requests on `fd` cheaper; returns a place for [`Self::unregister_file`] if it could.
+    fn register_file(&mut self, fd: &Fd) -> Option<u16>;
+
+    /// Ends that, once no request goes by it any more.
+    fn unregister_file(&mut self, fd: &Fd, place: u16);
+
+    /// Bounds how many operations gather before the kernel is told of them; zero is as many as fit.
+    fn set_max_batch(&mut self, requests: u32);
+
     /// Watches `fd` for the `poll(2)` events, and for errors and hang-ups, until [`Self::unwatch`].
     ///
     /// Each [`Self::wait`] brings the events that hold, as far as it knows: what was reported and
@@ -163,16 +173,16 @@ pub(crate) trait Backend: fmt::Debug {
 
 /// Makes the backend that was asked for, or the best one there is.
 pub(crate) fn choose(
-    wanted: Option<BackendKind>,
+    config: &Config,
     shared: &Arc<Shared>,
     pool: &Arc<PoolShared>,
 ) -> Result<Box<dyn Backend>, AioError> {
-    let wanted = match wanted {
+    let wanted = match config.backend {
         Some(kind) => Some(kind),
         None => BackendKind::from_env()?,
     };
     if wanted != Some(BackendKind::Epoll) {
-        let ring = uring::KernelRing::new()
+        let ring = uring::KernelRing::new(uring::Entries::new(config.ring_entries))
             .and_then(|ring| uring::Uring::new(ring, shared.clone(), pool.clone()));
         match ring {
             Ok(ring) => return Ok(Box::new(ring)),
@@ -209,6 +219,12 @@ pub fn probe_io_uring() -> Result<(), (String, io::Error)> {
 #[cfg(not(loom))]
 pub(crate) mod conformance;
 
+#[cfg(test)]
+#[cfg(not(loom))]
+mod operation_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests_on_each;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod watch_tests;

@@ -75,9 +75,10 @@ impl AioContext {
             what: "an eventfd",
             source,
         };
-        let shared = Arc::new(Shared::new(config.name, config.workers_max).map_err(resource)?);
+        let shared = Shared::new(config.name.clone(), config.workers_max).map_err(resource)?;
+        let shared = Arc::new(shared);
         let pool = BufferPool::new(config.buffer_bytes_max);
-        let backend = backend::choose(config.backend, &shared, pool.shared())?;
+        let backend = backend::choose(&config, &shared, pool.shared())?;
         let handle = Handle::new(shared.clone());
         let clocks = [
             config.clock.clone(),
@@ -263,7 +264,7 @@ impl AioContext {
         &self.inner.timers
     }
 
-    /// Has a worker run a disk operation; its completion comes back through the pool.
+    /// Has a worker run an operation.
     pub(crate) fn start_on_worker(&self, key: Key, op: Op) {
         self.inner.desk.push(key, op);
     }
@@ -271,9 +272,16 @@ impl AioContext {
     /// Ends the context: drops its tasks and bottom halves, waits until the kernel and the workers
     /// are done with every request, and gives everything back.
     ///
+    /// In a forked child it does nothing at all, and leaks the context.
+    ///
     /// What is posted from now on is dropped. Other clones of the context must not be used for
     /// requests any more.
     pub fn close(self) {
+        if self.inner.requests.borrow().is_in_child() {
+            // Its ring, threads and locks are the parent's: nothing of it can be ended here.
+            let _kept = mem::ManuallyDrop::new(self);
+            return;
+        }
         self.leave_current();
         self.inner.shared.close();
         // Dropped outside of any borrow: a task's end may spawn, wake, or drop others.

@@ -1,14 +1,20 @@
-//! The requests of a context: disk, sockets, readiness.
+//! The requests of a context: reading and writing files here, the rest in the files below.
 
-use std::{io, ops::Range, os::fd::AsFd};
+mod file;
+mod socket;
+
+use std::{io, ops::Range};
 
 use crate::{
     buf::IoBuf,
     context::{AioContext, os_error},
     fd::Fd,
-    op::{Message, Op, SendPart, Value},
+    op::{Call, Direction, Op, Outcome, Value},
     request::Request,
 };
+
+pub use file::RegisteredFile;
+pub use socket::{Address, Interest, ZERO_COPY_BYTES_MIN};
 
 /// What [`AioContext::fallocate`] does to a range. None of them changes the file's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,19 +38,18 @@ impl FallocateMode {
     }
 }
 
-/// Which readiness of a descriptor to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interest {
-    /// Something can be read, or the peer has gone.
-    Readable,
-    /// Something can be written, or the peer has gone.
-    Writable,
-}
-
-fn count(result: Result<Value, i32>) -> io::Result<usize> {
+fn count(result: Outcome) -> io::Result<usize> {
     match result {
         Ok(Value::Count(count)) => Ok(usize::try_from(count).expect("a 32-bit count fits")),
-        Ok(Value::Accepted(_)) => unreachable!("only an accept brings a descriptor"),
+        Ok(Value::Fd(_)) => unreachable!("only what opens something brings a descriptor"),
+        Err(errno) => Err(os_error(errno)),
+    }
+}
+
+fn new_fd(result: Outcome) -> io::Result<Fd> {
+    match result {
+        Ok(Value::Fd(fd)) => Ok(Fd::from(fd)),
+        Ok(Value::Count(_)) => unreachable!("what opens something brings a descriptor"),
         Err(errno) => Err(os_error(errno)),
     }
 }
@@ -117,6 +122,58 @@ impl AioContext {
         match Request::submit(self, op).await {
             (Op::Write { buf, .. }, result) => (buf, count(result)),
             (op, _) => unreachable!("a write comes back as a write, not {op:?}"),
+        }
+    }
+
+    /// Reads into `bufs`, one after the other, from `offset_bytes` of `file`: one request, as `preadv(2)`.
+    ///
+    /// The buffers come back in any case. Fewer bytes than asked for are an ordinary result; a
+    /// request takes at most 1024 buffers.
+    pub async fn read_vectored(
+        &self,
+        file: &Fd,
+        offset_bytes: u64,
+        bufs: Vec<IoBuf>,
+    ) -> (Vec<IoBuf>, io::Result<usize>) {
+        self.vectored(Direction::Read, file, offset_bytes, bufs)
+            .await
+    }
+
+    /// Writes the bytes of `bufs`, one after the other, at `offset_bytes` of `file`: one request, as
+    /// `pwritev(2)`.
+    ///
+    /// The buffers come back in any case. Fewer bytes than asked for are an ordinary result; a
+    /// request takes at most 1024 buffers.
+    pub async fn write_vectored(
+        &self,
+        file: &Fd,
+        offset_bytes: u64,
+        bufs: Vec<IoBuf>,
+    ) -> (Vec<IoBuf>, io::Result<usize>) {
+        self.vectored(Direction::Write, file, offset_bytes, bufs)
+            .await
+    }
+
+    async fn vectored(
+        &self,
+        direction: Direction,
+        file: &Fd,
+        offset_bytes: u64,
+        bufs: Vec<IoBuf>,
+    ) -> (Vec<IoBuf>, io::Result<usize>) {
+        let call = Call::Vectored {
+            direction,
+            file: file.clone(),
+            offset_bytes,
+            bufs,
+            slices: Default::default(),
+        };
+        match Request::submit(self, Op::Call(Box::new(call))).await {
+            (Op::Call(call), result) => match *call {
+                Call::Vectored { bufs, .. } => (bufs, count(result)),
+                call => unreachable!("a call comes back as it was, not {call:?}"),
+            },
+            (op, _) => unreachable!("a call comes back as a call, not {op:?}"),
         }
     }
 
@@ -215,131 +272,6 @@ impl AioContext {
             len_bytes,
         };
         count(Request::submit(self, op).await.1).map(drop)
-    }
-
-    /// Waits for a connection on `listener`.
-    ///
-    /// Dropping the future never loses a connection silently: one that was accepted too late is closed.
-    ///
-    /// # Errors
-    ///
-    /// The system's; `EMFILE` and `ENFILE` when no descriptor is left.
-    pub async fn accept(&self, listener: &Fd) -> io::Result<Fd> {
-        match Request::submit(
-            self,
-            Op::Accept {
-                listener: listener.clone(),
-            },
-        )
-        .await
-        .1
-        {
-            Ok(Value::Accepted(fd)) => Ok(Fd::from(fd)),
-            Ok(Value::Count(_)) => unreachable!("an accept brings a descriptor"),
-            Err(errno) => Err(os_error(errno)),
-        }
-    }
-
-    /// Receives into the bytes `range` of `buf`, as many as there are, at least one.
-    ///
-    /// The buffer comes back in any case. Zero bytes mean that the peer has closed its side.
-    /// Dropping the future may lose bytes that had arrived.
-    pub async fn recv(
-        &self,
-        socket: &Fd,
-        buf: IoBuf,
-        range: Range<usize>,
-    ) -> (IoBuf, io::Result<usize>) {
-        match Request::submit(
-            self,
-            Op::Recv {
-                socket: socket.clone(),
-                buf,
-                range,
-            },
-        )
-        .await
-        {
-            (Op::Recv { buf, .. }, result) => (buf, count(result)),
-            (op, _) => unreachable!("a receive comes back as a receive, not {op:?}"),
-        }
-    }
-
-    /// Receives until the bytes `range` of `buf` are full.
-    ///
-    /// # Errors
-    ///
-    /// The system's; [`io::ErrorKind::UnexpectedEof`] when the peer closes its side before that.
-    pub async fn recv_exact(
-        &self,
-        socket: &Fd,
-        mut buf: IoBuf,
-        range: Range<usize>,
-    ) -> (IoBuf, io::Result<()>) {
-        let Range { mut start, end } = range;
-        while start < end {
-            let (back, result) = self.recv(socket, buf, start..end).await;
-            buf = back;
-            match result {
-                Ok(0) => return (buf, Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(count) => start += count,
-                Err(error) => return (buf, Err(error)),
-            }
-        }
-        (buf, Ok(()))
-    }
-
-    /// Sends all parts, in order, as one message.
-    ///
-    /// The parts come back in any case. Two sends on one socket at once would mix their bytes:
-    /// the caller keeps them apart. Dropping the future leaves part of the message sent.
-    ///
-    /// # Errors
-    ///
-    /// The system's, `EPIPE` among them when the peer has gone.
-    pub async fn send(&self, socket: &Fd, parts: Vec<SendPart>) -> (Vec<SendPart>, io::Result<()>) {
-        let mut message = Box::new(Message::new(parts));
-        while !message.is_sent() {
-            let op = Op::Send {
-                socket: socket.clone(),
-                message,
-            };
-            let (op, result) = Request::submit(self, op).await;
-            let Op::Send { message: back, .. } = op else {
-                unreachable!("a send comes back as a send, not {op:?}")
-            };
-            message = back;
-            match count(result) {
-                Ok(count) => message.advance(count),
-                Err(error) => return (message.into_parts(), Err(error)),
-            }
-        }
-        (message.into_parts(), Ok(()))
-    }
-
-    /// Waits until `fd` is ready. Level-triggered: it is ready at once for as long as it stays so.
-    ///
-    /// # Errors
-    ///
-    /// The system's; `EPERM` for regular files, which have no readiness.
-    pub async fn ready(&self, fd: &Fd, interest: Interest) -> io::Result<()> {
-        let events = match interest {
-            Interest::Readable => libc::POLLIN,
-            Interest::Writable => libc::POLLOUT,
-        };
-        crate::sys::check_pollable(fd.as_fd())?;
-        count(
-            Request::submit(
-                self,
-                Op::Poll {
-                    fd: fd.clone(),
-                    events,
-                },
-            )
-            .await
-            .1,
-        )
-        .map(drop)
     }
 }
 

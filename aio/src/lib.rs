@@ -68,7 +68,7 @@ pub use context::{AioContext, Blocking, Config, ContextStats, YieldNow};
 pub use error::AioError;
 pub use fd::Fd;
 pub use handle::{Handle, JoinHandle};
-pub use io::{FallocateMode, Interest};
+pub use io::{Address, FallocateMode, Interest, RegisteredFile, ZERO_COPY_BYTES_MIN};
 pub use io_thread::{Hold, InUse, IoThread, run};
 pub use op::{HEADER_BYTES_MAX, SendPart};
 pub use task::Task;

@@ -1,11 +1,15 @@
 //! One operation for the kernel: everything it touches, owned until its completion.
 
-use std::{io::IoSlice, mem, ops::Range, os::fd::OwnedFd};
+mod call;
+mod message;
 
-use crate::{backend::MessageHeader, buf::IoBuf, fd::Fd};
+use std::{ops::Range, os::fd::OwnedFd};
 
-/// Bytes of a [`SendPart::Header`].
-pub const HEADER_BYTES_MAX: usize = 64;
+pub(crate) use call::{Call, Direction, Transfer};
+pub use message::{HEADER_BYTES_MAX, SendPart};
+pub(crate) use message::{Message, ZeroCopy};
+
+use crate::{buf::IoBuf, fd::Fd, sys::SocketAddress};
 
 /// An operation with all that the kernel may touch on its behalf.
 ///
@@ -49,19 +53,37 @@ pub(crate) enum Op {
     },
     /// Sends what is left of a message.
     Send { socket: Fd, message: Box<Message> },
+    /// Connects a socket.
+    Connect {
+        socket: Fd,
+        connecting: Box<Connecting>,
+    },
+    /// What is asked for now and then.
+    Call(Box<Call>),
+}
+
+/// Where to connect to, and how far that is.
+#[derive(Debug)]
+pub(crate) struct Connecting {
+    pub(crate) address: SocketAddress,
+    /// It was tried before, so that "connected already" is success.
+    pub(crate) begun: bool,
 }
 
 impl Op {
-    /// The descriptor the operation works on.
-    pub(crate) fn fd(&self) -> &Fd {
+    /// The descriptor the operation works on, the first if there are two; none if it opens one.
+    pub(crate) fn fd(&self) -> Option<&Fd> {
         match self {
             Self::Read { file, .. }
             | Self::Write { file, .. }
             | Self::Sync { file, .. }
-            | Self::Fallocate { file, .. } => file,
-            Self::Poll { fd, .. } => fd,
-            Self::Accept { listener } => listener,
-            Self::Recv { socket, .. } | Self::Send { socket, .. } => socket,
+            | Self::Fallocate { file, .. } => Some(file),
+            Self::Poll { fd, .. } => Some(fd),
+            Self::Accept { listener } => Some(listener),
+            Self::Recv { socket, .. }
+            | Self::Send { socket, .. }
+            | Self::Connect { socket, .. } => Some(socket),
+            Self::Call(call) => call.fd(),
         }
     }
 
@@ -70,129 +92,26 @@ impl Op {
         match self {
             Self::Poll { events, .. } => *events,
             Self::Accept { .. } | Self::Recv { .. } => libc::POLLIN,
-            Self::Send { .. } => libc::POLLOUT,
-            Self::Read { .. } | Self::Write { .. } | Self::Sync { .. } | Self::Fallocate { .. } => {
-                0
-            }
-        }
-    }
-}
-
-/// A piece of a message to send.
-#[derive(Debug)]
-pub enum SendPart {
-    /// A few bytes kept in place: protocol headers.
-    Header {
-        /// The bytes; only the first `len` count.
-        bytes: [u8; HEADER_BYTES_MAX],
-        /// How many bytes count.
-        len: u8,
-    },
-    /// A range of a buffer.
-    Buf {
-        /// The buffer, given back when all is sent.
-        buf: IoBuf,
-        /// Which of its bytes to send.
-        range: Range<usize>,
-    },
-}
-
-impl SendPart {
-    /// A header of the given bytes.
-    ///
-    /// # Panics
-    ///
-    /// When there are more than [`HEADER_BYTES_MAX`].
-    #[must_use]
-    pub fn header(bytes: &[u8]) -> Self {
-        let mut inline = [0; HEADER_BYTES_MAX];
-        inline[..bytes.len()].copy_from_slice(bytes);
-        Self::Header {
-            bytes: inline,
-            len: u8::try_from(bytes.len()).expect("a header is short"),
+            Self::Send { .. } | Self::Connect { .. } => libc::POLLOUT,
+            Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Sync { .. }
+            | Self::Fallocate { .. }
+            | Self::Call(_) => 0,
         }
     }
 
-    /// All bytes in use of `buf`.
-    #[must_use]
-    pub fn whole(buf: IoBuf) -> Self {
-        let range = 0..buf.len();
-        Self::Buf { buf, range }
+    /// Whether it may wait for ever, so that it is cancelled when nobody waits for it. Storage
+    /// requests run to their end.
+    pub(crate) fn waits_for_peer(&self) -> bool {
+        self.waits_for() != 0
+            || matches!(self, Self::Call(call) if matches!(**call, Call::Splice(_)))
     }
 
-    /// The bytes to send.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Header { bytes, len } => &bytes[..usize::from(*len)],
-            Self::Buf { buf, range } => &buf[range.clone()],
-        }
-    }
-}
-
-/// A message on its way: its parts, and how much of it the kernel has taken.
-#[derive(Debug)]
-pub(crate) struct Message {
-    parts: Vec<SendPart>,
-    /// The first part that is not sent whole, and how many of its bytes are.
-    next: (usize, usize),
-    /// What the kernel is pointed to while it sends.
-    header: MessageHeader,
-}
-
-impl Message {
-    pub(crate) fn new(parts: Vec<SendPart>) -> Self {
-        let mut message = Self {
-            parts,
-            next: (0, 0),
-            header: MessageHeader::default(),
-        };
-        message.advance(0);
-        message
-    }
-
-    pub(crate) fn into_parts(self) -> Vec<SendPart> {
-        self.parts
-    }
-
-    /// Whether every byte has been taken.
-    pub(crate) fn is_sent(&self) -> bool {
-        self.next.0 == self.parts.len()
-    }
-
-    /// Notes that the kernel took `len` more bytes.
-    pub(crate) fn advance(&mut self, len: usize) {
-        let (mut part, mut sent) = self.next;
-        sent += len;
-        while let Some(bytes) = self
-            .parts
-            .get(part)
-            .map(|part| part.bytes().len())
-            .filter(|&bytes| sent >= bytes)
-        {
-            sent -= bytes;
-            part += 1;
-        }
-        self.next = (part, sent);
-    }
-
-    /// Makes the header describe what is left to send. It stays valid until the next call, as long
-    /// as the message stays in its box and its parts are not touched.
-    pub(crate) fn prepare_header(&mut self) -> &MessageHeader {
-        let mut header = mem::take(&mut self.header);
-        header.describe(self);
-        self.header = header;
-        &self.header
-    }
-
-    /// What is left to send, in at most `most` slices.
-    pub(crate) fn slices(&self, most: usize) -> impl Iterator<Item = IoSlice<'_>> {
-        let (first, sent) = self.next;
-        let parts = self.parts.iter().skip(first).map(SendPart::bytes);
-        parts
-            .enumerate()
-            .map(move |(at, bytes)| IoSlice::new(if at == 0 { &bytes[sent..] } else { bytes }))
-            .take(most)
+    /// Whether its value is a descriptor.
+    pub(crate) fn brings_fd(&self) -> bool {
+        matches!(self, Self::Accept { .. })
+            || matches!(self, Self::Call(call) if matches!(**call, Call::Open { .. }))
     }
 }
 
@@ -201,8 +120,8 @@ impl Message {
 pub(crate) enum Value {
     /// A number of bytes, or poll events, or nothing (zero).
     Count(u32),
-    /// An accepted connection; dropping the value closes it.
-    Accepted(OwnedFd),
+    /// A new descriptor; dropping the value closes it.
+    Fd(OwnedFd),
 }
 
 /// How an operation ended: its value, or the system's error number.
@@ -258,38 +177,7 @@ pub(crate) struct WatchKey(pub(crate) Key);
 
 #[cfg(test)]
 mod tests {
-    use super::{Key, Message, SendPart};
-    use crate::buf::IoBuf;
-
-    fn left(message: &Message) -> Vec<u8> {
-        message
-            .slices(99)
-            .flat_map(|slice| slice.to_vec())
-            .collect()
-    }
-
-    #[test]
-    fn a_message_continues_where_the_kernel_stopped() {
-        let mut buf = IoBuf::heap(4);
-        buf.copy_from_slice(b"body");
-        let parts = vec![
-            SendPart::header(b""),
-            SendPart::header(b"head"),
-            SendPart::whole(buf),
-            SendPart::header(b""),
-        ];
-        let mut message = Message::new(parts);
-
-        assert_eq!(left(&message), b"headbody");
-        message.advance(3);
-        assert_eq!(left(&message), b"dbody");
-        message.advance(1);
-        assert_eq!(left(&message), b"body");
-        message.advance(3);
-        assert!(!message.is_sent());
-        message.advance(1);
-        assert!(message.is_sent());
-    }
+    use super::Key;
 
     #[test]
     fn a_key_survives_the_kernel() {

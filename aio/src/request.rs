@@ -15,7 +15,8 @@
 use std::{
     fmt,
     future::Future,
-    io, mem,
+    io,
+    mem::{self, ManuallyDrop},
     os::fd::OwnedFd,
     pin::Pin,
     task::{Context, Poll, Waker},
@@ -28,6 +29,7 @@ use crate::{
     context::AioContext,
     fd::Fd,
     op::{Completion, Key, Op, Outcome, WatchKey},
+    sys::ForkMark,
 };
 
 /// Who waits for a request.
@@ -61,6 +63,8 @@ pub(crate) struct Slot {
     generation: u32,
     pub(crate) place: Place,
     state: State,
+    /// The place of its file in the ring's table, while the kernel goes by that.
+    pub(crate) fixed_file: Option<u16>,
     /// Absent while a worker runs it.
     op: Option<Op>,
 }
@@ -96,6 +100,7 @@ impl RequestTable {
             generation: self.generation,
             place: Place::Queued,
             state: State::Waiting(None),
+            fixed_file: None,
             op: Some(op),
         };
         let index = u32::try_from(self.slots.insert(slot))
@@ -169,6 +174,8 @@ pub(crate) struct Requests {
     table: RequestTable,
     /// Absent once closed.
     backend: Option<Box<dyn Backend>>,
+    /// A forked child has neither the ring nor the threads of its parent: there, everything is left as it is.
+    fork: ForkMark,
 }
 
 impl Requests {
@@ -176,7 +183,13 @@ impl Requests {
         Self {
             table: RequestTable::default(),
             backend: Some(backend),
+            fork: ForkMark::new(),
         }
+    }
+
+    /// Whether this is a forked child's copy, with which nothing can be done any more. One load.
+    pub(crate) fn is_in_child(&self) -> bool {
+        self.fork.is_in_child()
     }
 
     fn backend(&self) -> &dyn Backend {
@@ -185,8 +198,18 @@ impl Requests {
     }
 
     fn backend_mut(&mut self) -> &mut dyn Backend {
+        self.parts().0
+    }
+
+    /// The backend, and the table for it to work with.
+    fn parts(&mut self) -> (&mut dyn Backend, &mut RequestTable) {
+        assert!(
+            !self.fork.is_in_child(),
+            "a context is not used in a forked child"
+        );
         let backend = self.backend.as_mut();
-        backend.expect("a closed context is not used").as_mut()
+        let backend = backend.expect("a closed context is not used");
+        (backend.as_mut(), &mut self.table)
     }
 
     pub(crate) fn kind(&self) -> BackendKind {
@@ -215,10 +238,9 @@ impl Requests {
 
     /// Starts an operation. If it comes back, a worker must run it: see [`Self::complete_work`].
     fn submit(&mut self, op: Op) -> (Key, Option<Op>) {
-        let key = self.table.insert(op);
-        let slot = self.table.slot(key);
-        let backend = self.backend.as_mut();
-        let backend = backend.expect("a closed context is not used");
+        let (backend, table) = self.parts();
+        let key = table.insert(op);
+        let slot = table.slot(key);
         match backend.submit(key, slot) {
             Submitted::Taken => (key, None),
             Submitted::ForWorker => {
@@ -240,6 +262,25 @@ impl Requests {
         self.table.complete(key, result)
     }
 
+    /// As [`Backend::register_file`].
+    pub(crate) fn register_file(&mut self, fd: &Fd) -> Option<u16> {
+        self.backend_mut().register_file(fd)
+    }
+
+    /// As [`Backend::unregister_file`]; nothing once closed.
+    pub(crate) fn unregister_file(&mut self, fd: &Fd, place: u16) {
+        if let Some(backend) = &mut self.backend
+            && !self.fork.is_in_child()
+        {
+            backend.unregister_file(fd, place);
+        }
+    }
+
+    /// As [`Backend::set_max_batch`].
+    pub(crate) fn set_max_batch(&mut self, requests: u32) {
+        self.backend_mut().set_max_batch(requests);
+    }
+
     /// As [`Backend::watch`].
     #[cfg_attr(
         not(test),
@@ -255,7 +296,9 @@ impl Requests {
         expect(dead_code, reason = "descriptor handlers are built on it")
     )]
     pub(crate) fn unwatch(&mut self, key: WatchKey) {
-        if let Some(backend) = &mut self.backend {
+        if let Some(backend) = &mut self.backend
+            && !self.fork.is_in_child()
+        {
             backend.unwatch(key);
         }
     }
@@ -285,10 +328,8 @@ impl Requests {
 
     /// As [`Backend::wait`].
     pub(crate) fn wait(&mut self, wait: Wait, events: &mut Events) {
-        let backend = self.backend.as_mut();
-        backend
-            .expect("a closed context is not used")
-            .wait(wait, &mut self.table, events);
+        let (backend, table) = self.parts();
+        backend.wait(wait, table, events);
     }
 
     /// Looks whether the request of `key` is done; then it is gone, and what it owned comes back.
@@ -312,6 +353,9 @@ impl Requests {
 
     /// Nobody waits for the request of `key` any more. What comes back is dropped outside of any borrow.
     fn abandon(&mut self, key: Key) -> Option<Slot> {
+        if self.fork.is_in_child() {
+            return None;
+        }
         let slot = self.table.slot(key);
         let Some(backend) = &mut self.backend else {
             return Some(self.table.slots.remove(key.at()));
@@ -335,13 +379,14 @@ impl Requests {
             return Vec::new();
         };
         let mut events = Events::default();
-        match backend.close(&mut self.table, &mut events) {
-            Closed::Clean => {}
-            Closed::Stuck => {
-                Box::leak(backend);
-                Box::leak(Box::new(mem::take(&mut self.table)));
-                return Vec::new();
-            }
+        let closed = if self.fork.is_in_child() {
+            Closed::Stuck
+        } else {
+            backend.close(&mut self.table, &mut events)
+        };
+        if closed == Closed::Stuck {
+            let _kept = ManuallyDrop::new((backend, mem::take(&mut self.table)));
+            return Vec::new();
         }
         // Nobody is left to try again what the kernel would not wait for.
         let last = |result| match result {

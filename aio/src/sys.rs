@@ -7,24 +7,32 @@
 )]
 
 mod file;
+mod fork;
+mod socket;
+mod status;
+mod transfer;
 
 use std::{
     cell::Cell,
     fs::File,
     io::{self, Read, Write},
-    mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     sync::atomic::{AtomicU64, Ordering},
 };
-
-use nix::sys::socket::{MsgFlags, SockFlag, accept4};
-
-use crate::op::Message;
 
 pub(crate) use file::offset;
 pub use file::{
     byte_locked_by_other, free_bytes, is_tmpfs, lock_byte_shared, seek_data, seek_hole,
 };
+pub(crate) use fork::ForkMark;
+pub(crate) use socket::{
+    Blocking, SLICES_MAX, SocketAddress, accept, connect_now, connect_waiting,
+    empty_message_header, is_tcp, new_socket, recv_now, send_now, set_blocking,
+};
+pub(crate) use status::StatusBuffer;
+pub use status::{DirectAlignment, FileStatus, direct_alignment};
+pub use transfer::discard_device;
+pub(crate) use transfer::{copy_range, read_now, splice};
 
 /// A number that tells the calling thread from every other one of the process, ever.
 pub(crate) fn thread_token() -> u64 {
@@ -165,65 +173,6 @@ pub(crate) fn epoll_wait(
     Ok(usize::try_from(count).expect("a count is not negative"))
 }
 
-/// Accepts a connection, if one is waiting; the caller has made the listener non-blocking.
-pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
-    // SAFETY: just opened, owned by nobody else.
-    Ok(unsafe { adopt(fd) })
-}
-
-/// Makes operations on `fd` come back with `EAGAIN` instead of waiting.
-pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let mut on: libc::c_int = 1;
-    // SAFETY: FIONBIO reads one int, borrowed for the call.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw mut on) })?;
-    Ok(())
-}
-
-/// Receives what has arrived, without waiting.
-pub(crate) fn recv_now(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
-    Ok(nix::sys::socket::recv(
-        socket.as_raw_fd(),
-        buf,
-        MsgFlags::MSG_DONTWAIT,
-    )?)
-}
-
-/// Sends what the socket takes now of the rest of `message`.
-pub(crate) fn send_now(socket: BorrowedFd<'_>, message: &Message) -> io::Result<usize> {
-    let slices: Vec<_> = message.slices(SLICES_MAX).collect();
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    Ok(nix::sys::socket::sendmsg::<()>(
-        socket.as_raw_fd(),
-        &slices,
-        &[],
-        flags,
-        None,
-    )?)
-}
-
-/// Most slices one call takes (`IOV_MAX`).
-pub(crate) const SLICES_MAX: usize = 1024;
-
-/// A `msghdr` that names nobody and sends nothing.
-pub(crate) fn empty_message_header() -> libc::msghdr {
-    // SAFETY: all-zero bytes are a valid msghdr: null pointers with zero lengths.
-    unsafe { MaybeUninit::<libc::msghdr>::zeroed().assume_init() }
-}
-
-/// Discards a range of a block device. Blocks the calling thread.
-///
-/// # Errors
-///
-/// The system's, `EOPNOTSUPP` among them where the device cannot discard.
-pub fn discard_device(device: BorrowedFd<'_>, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {
-    const BLKDISCARD: libc::c_ulong = 0x1277;
-    let range = [offset_bytes, len_bytes];
-    // SAFETY: the request reads two u64, borrowed for the call.
-    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKDISCARD, range.as_ptr()) })?;
-    Ok(())
-}
-
 /// Whether anybody has the regular file `file`, itself open for reading only, open for writing.
 ///
 /// Asks for a read lease, which the kernel grants only when nobody has, and gives it back at once.
@@ -242,43 +191,6 @@ pub fn has_writer(file: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: as above.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) })?;
     Ok(false)
-}
-
-/// What `O_DIRECT` asks of requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DirectAlignment {
-    /// Alignment of buffers in memory, in bytes.
-    pub memory_bytes: u32,
-    /// Alignment of offsets and lengths in the file, in bytes.
-    pub offset_bytes: u32,
-}
-
-/// The alignment that direct I/O on `file` needs; `None` where the kernel does not say, or has no direct I/O for it.
-///
-/// # Errors
-///
-/// The system's.
-pub fn direct_alignment(file: BorrowedFd<'_>) -> io::Result<Option<DirectAlignment>> {
-    let mut stat = MaybeUninit::<libc::statx>::zeroed();
-    let path = c"".as_ptr();
-    // SAFETY: the path is a string constant, and `stat` has room for one statx.
-    check(unsafe {
-        libc::statx(
-            file.as_raw_fd(),
-            path,
-            libc::AT_EMPTY_PATH,
-            libc::STATX_DIOALIGN,
-            stat.as_mut_ptr(),
-        )
-    })?;
-    // SAFETY: all-zero bytes are a valid statx, and the call has filled it.
-    let stat = unsafe { stat.assume_init() };
-    let told = stat.stx_mask & libc::STATX_DIOALIGN != 0 && stat.stx_dio_offset_align != 0;
-    let alignment = DirectAlignment {
-        memory_bytes: stat.stx_dio_mem_align,
-        offset_bytes: stat.stx_dio_offset_align,
-    };
-    Ok(told.then_some(alignment))
 }
 
 /// Fails for what has no readiness, with epoll's own `EPERM`: regular files, directories, some devices.

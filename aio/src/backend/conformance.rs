@@ -27,46 +27,11 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use super::tests_on_each::{on_each, on_each_with};
 use crate::{
     AioContext, BackendKind, Blocking, Clock, Config, FallocateMode, Fd, Interest, IoBuf, IoThread,
     SendPart,
 };
-
-/// Runs `test` on a context of each backend that this machine has.
-pub(crate) fn on_each(test: impl Fn(&AioContext)) {
-    on_each_with(Config::default(), test);
-}
-
-pub(crate) fn on_each_with(config: Config, test: impl Fn(&AioContext)) {
-    for backend in [BackendKind::IoUring, BackendKind::Epoll] {
-        if backend == BackendKind::IoUring && super::probe_io_uring().is_err() {
-            skipped("io_uring half of the conformance suite: needs a kernel that allows io_uring");
-            continue;
-        }
-        let context = AioContext::new(Config {
-            backend: Some(backend),
-            ..config.clone()
-        })
-        .unwrap();
-        test(&context);
-        context.close();
-    }
-}
-
-/// Tells the test command of something that could not be tested here.
-fn skipped(what: &str) {
-    let line = format!("SKIPPED {what}\n");
-    match std::env::var_os("LONGSHORE_SKIP_LOG") {
-        Some(path) => File::options()
-            .append(true)
-            .create(true)
-            .open(path)
-            .unwrap()
-            .write_all(line.as_bytes())
-            .unwrap(),
-        None => eprint!("{line}"),
-    }
-}
 
 fn scratch(len: u64) -> File {
     let file = tempfile::tempfile().unwrap();

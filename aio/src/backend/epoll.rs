@@ -13,14 +13,17 @@ use slab::Slab;
 use crate::{
     backend::{Backend, BackendKind, BackendStats, Closed, Events, Submitted, Wait},
     fd::Fd,
-    op::{Key, Op, Outcome, Value, WatchKey},
+    op::{Connecting, Key, Op, Outcome, Value, WatchKey},
     request::{RequestTable, Slot},
     shared::Shared,
-    sys,
+    sys::{self, Blocking},
 };
 
 /// What an event carries when it is the context's own kick; no place in a table has this number.
 const KICK: u64 = u64::MAX;
+
+/// Longest read that is tried on the home thread: a larger copy is worth another thread.
+const READ_NOW_BYTES_MAX: usize = 16 << 10;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
@@ -210,6 +213,30 @@ impl Epoll {
         }
     }
 
+    /// Takes in an operation that may block a thread: it does not where memory has all that is asked for.
+    fn submit_blocking(&mut self, key: Key, op: &mut Op) -> Submitted {
+        let Op::Read {
+            file,
+            offset_bytes,
+            buf,
+            range,
+        } = op
+        else {
+            return Submitted::ForWorker;
+        };
+        // Going around the page cache would wait for the device.
+        if range.len() > READ_NOW_BYTES_MAX || file.is_direct() {
+            return Submitted::ForWorker;
+        }
+        match sys::read_now(file.as_fd(), *offset_bytes, &mut buf[range.clone()]) {
+            Ok(len) => {
+                self.done.push((key, Ok(count(len))));
+                Submitted::Taken
+            }
+            Err(_) => Submitted::ForWorker,
+        }
+    }
+
     fn watch_of(&self, key: WatchKey) -> Option<&Watch> {
         let watch = self.watches.get(key.0.at());
         watch.filter(|watch| watch.generation == key.0.generation)
@@ -235,16 +262,21 @@ fn attempt(op: &mut Op) -> Option<Outcome> {
             Err(error) => Err(error),
         },
         Op::Accept { listener } => {
-            let accepted =
-                sys::set_nonblocking(listener.as_fd()).and_then(|()| sys::accept(listener.as_fd()));
-            accepted.map(Value::Accepted)
+            let accepted = sys::set_blocking(listener.as_fd(), Blocking::No)
+                .and_then(|()| sys::accept(listener.as_fd()));
+            accepted.map(Value::Fd)
         }
         Op::Recv { socket, buf, range } => {
             sys::recv_now(socket.as_fd(), &mut buf[range.clone()]).map(count)
         }
         Op::Send { socket, message } => sys::send_now(socket.as_fd(), message).map(count),
-        Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Fallocate { .. } => {
-            unreachable!("disk operations are the workers'")
+        Op::Connect { socket, connecting } => connect(socket, connecting),
+        Op::Read { .. }
+        | Op::Write { .. }
+        | Op::Sync { .. }
+        | Op::Fallocate { .. }
+        | Op::Call(_) => {
+            unreachable!("what blocks is the workers'")
         }
     };
     match result {
@@ -254,6 +286,28 @@ fn attempt(op: &mut Op) -> Option<Outcome> {
             errno => Some(Err(errno)),
         },
     }
+}
+
+fn is_local_connect(op: &Op) -> bool {
+    matches!(op, Op::Connect { connecting, .. } if connecting.address.is_unix())
+}
+
+/// Connects as far as that goes without waiting.
+fn connect(socket: &Fd, connecting: &mut Connecting) -> io::Result<Value> {
+    let begun = mem::replace(&mut connecting.begun, true);
+    sys::set_blocking(socket.as_fd(), Blocking::No)?;
+    let connected = sys::connect_now(socket.as_fd(), &connecting.address);
+    let errno = connected.err().and_then(|error| error.raw_os_error());
+    let outcome = match errno {
+        Some(libc::EINPROGRESS | libc::EALREADY) => {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        None => Ok(count(0)),
+        Some(libc::EISCONN) if begun => Ok(count(0)),
+        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+    };
+    sys::set_blocking(socket.as_fd(), Blocking::Yes)?;
+    outcome
 }
 
 fn count(len: usize) -> Value {
@@ -276,18 +330,20 @@ impl Backend for Epoll {
     fn submit(&mut self, key: Key, request: &mut Slot) -> Submitted {
         let op = request.op();
         let interest = flags(op.waits_for());
-        if interest.is_empty() {
-            return Submitted::ForWorker;
-        }
-        let place = self.places.get(&op.fd().as_raw_fd());
+        let Some(fd) = op.fd().filter(|_| !interest.is_empty()).cloned() else {
+            return self.submit_blocking(key, op);
+        };
+        let place = self.places.get(&fd.as_raw_fd());
         let ahead = place.is_some_and(|&place| {
             let mut ops = self.descriptors[place].ops.iter();
             ops.any(|(_, waits)| waits.intersects(interest))
         });
         match if ahead { None } else { attempt(op) } {
+            // Nothing tells when the listener's queue has room again; a worker can wait for that.
+            None if is_local_connect(op) => return Submitted::ForWorker,
             Some(outcome) => self.done.push((key, outcome)),
             None => {
-                let place = self.place(op.fd());
+                let place = self.place(&fd);
                 self.descriptors[place].ops.push((key, interest));
                 self.update_for_ops(place);
             }
@@ -296,7 +352,8 @@ impl Backend for Epoll {
     }
 
     fn cancel(&mut self, key: Key, request: &mut Slot) {
-        let Some(&place) = self.places.get(&request.op().fd().as_raw_fd()) else {
+        let fd = request.op().fd().map(AsRawFd::as_raw_fd);
+        let Some(&place) = fd.and_then(|fd| self.places.get(&fd)) else {
             return;
         };
         let ops = &mut self.descriptors[place].ops;
@@ -306,6 +363,16 @@ impl Backend for Epoll {
         ops.remove(at);
         self.done.push((key, Err(libc::ECANCELED)));
         self.update_for_ops(place);
+    }
+
+    fn register_file(&mut self, _fd: &Fd) -> Option<u16> {
+        None
+    }
+
+    fn unregister_file(&mut self, _fd: &Fd, _place: u16) {}
+
+    fn set_max_batch(&mut self, _requests: u32) {
+        // Every request is a system call of its own.
     }
 
     fn watch(&mut self, fd: &Fd, events: i16) -> io::Result<WatchKey> {

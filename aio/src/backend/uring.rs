@@ -15,6 +15,7 @@ mod entry;
 mod kernel;
 mod message;
 mod registered;
+mod result;
 mod ring;
 mod setup;
 mod watches;
@@ -23,7 +24,7 @@ use std::{
     collections::VecDeque,
     io,
     mem::{self, ManuallyDrop},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,17 +35,17 @@ use crate::{
     backend::{Backend, BackendKind, BackendStats, Closed, Events, Submitted, Wait},
     buf::PoolShared,
     fd::Fd,
-    op::{Key, Op, Outcome, Value, WatchKey},
+    op::{Key, Op, Outcome, WatchKey, ZeroCopy},
     request::{Place, RequestTable, Slot},
     shared::Shared,
     sys,
 };
-use entry::poll_entry;
+use entry::{may_be_fixed, opcode_of, poll_entry, raw_fd};
 pub(crate) use kernel::KernelRing;
-pub(crate) use message::MessageHeader;
-use registered::{Registered, refused};
+pub(crate) use message::{MessageHeader, Slices};
+use registered::{Files, Registered, refused};
 use ring::{Cqe, Ring};
-pub(crate) use setup::{probe, why_not};
+pub(crate) use setup::{Entries, probe, why_not};
 use watches::{Arrived, Told, Watches};
 
 /// Most places of the completion queue that are kept free for kicks and cancellations.
@@ -95,6 +96,9 @@ pub(crate) struct Uring<R: Ring> {
     kick: Kick,
     /// Slabs of the pool that the kernel knows, or the reason why it is told of no more.
     slabs: Registered,
+    files: Files,
+    /// Operations that gather before the kernel is told of them.
+    max_batch: usize,
     stats: BackendStats,
 }
 
@@ -119,6 +123,8 @@ impl<R: Ring> Uring<R> {
             kick_count: ManuallyDrop::new(Box::new([0; 8])),
             kick: Kick::Idle,
             slabs,
+            files: Files::new(),
+            max_batch: usize::MAX,
             stats: BackendStats::default(),
         })
     }
@@ -144,18 +150,36 @@ impl<R: Ring> Uring<R> {
         if !self.has_room() {
             return false;
         }
-        let (entry, place) = if request.place == Place::ToPoll {
-            let op = request.op();
-            let entry = poll_entry(types::Fd(op.fd().as_raw_fd()), op.waits_for());
-            (entry, Place::Polled)
+        let polls = request.place == Place::ToPoll;
+        let op = request.op();
+        let raw = types::Fd(raw_fd(op));
+        let mut fixed = None;
+        let (entry, place) = if polls {
+            (poll_entry(raw, op.waits_for()), Place::Polled)
         } else {
-            (self.entry(request.op()), Place::Kernel)
+            if may_be_fixed(op) {
+                fixed = self.files.begin_use(op.fd());
+            }
+            let entry = match fixed {
+                Some(place) => self
+                    .entry(op, types::Fd(RawFd::from(place)))
+                    .flags(squeue::Flags::FIXED_FILE),
+                None => self.entry(op, raw),
+            };
+            (entry, Place::Kernel)
         };
         if !self.push_entry(&entry.user_data(key.to_bits())) {
+            if let Some(place) = fixed {
+                self.files.used(&mut self.ring, place);
+            }
             return false;
         }
         request.place = place;
+        request.fixed_file = fixed;
         self.in_kernel += 1;
+        if self.ring.unsubmitted() >= self.max_batch {
+            self.enter(0, None);
+        }
         true
     }
 
@@ -282,46 +306,6 @@ impl<R: Ring> Uring<R> {
             Kick::Idle | Kick::Armed => Kick::Idle,
         };
     }
-
-    fn finish(&mut self, key: Key, cqe: Cqe, requests: &mut RequestTable, events: &mut Events) {
-        let request = requests.in_flight(key);
-        let in_kernel = |slot: &&mut Slot| matches!(slot.place, Place::Kernel | Place::Polled);
-        let Some(request) = request.filter(in_kernel) else {
-            self.stats.stale_completions += 1;
-            return;
-        };
-        self.in_kernel -= 1;
-        if let Some(again) = tries_again(request, cqe.result) {
-            request.place = again;
-            self.backlog.push_back(key);
-            return;
-        }
-        let result = match (request.op(), u32::try_from(cqe.result)) {
-            // SAFETY: the completion of an accept brings a descriptor that nobody else owns.
-            (Op::Accept { .. }, Ok(_)) => Ok(Value::Accepted(unsafe { sys::adopt(cqe.result) })),
-            (_, Ok(count)) => Ok(Value::Count(count)),
-            (_, Err(_)) => Err(cqe.result.wrapping_neg()),
-        };
-        request.place = Place::Ended;
-        events.completions.push((key, result));
-    }
-}
-
-/// What follows if a result only means that the operation must be tried again.
-fn tries_again(request: &mut Slot, result: i32) -> Option<Place> {
-    if request.is_orphan() {
-        return None;
-    }
-    match (request.place, result.wrapping_neg()) {
-        (Place::Polled, libc::EINTR | libc::EAGAIN) => Some(Place::ToPoll),
-        (Place::Polled, errno) if errno <= 0 => Some(Place::Queued),
-        (Place::Polled, _) => None,
-        (_, libc::EINTR) => Some(Place::Queued),
-        // A socket that is non-blocking by flag would come back at once for ever. EAGAIN from
-        // storage is for the context to deal with, on a thread that may block.
-        (_, libc::EAGAIN) if request.op().waits_for() != 0 => Some(Place::ToPoll),
-        _ => None,
-    }
 }
 
 impl<R: Ring> Backend for Uring<R> {
@@ -343,6 +327,15 @@ impl<R: Ring> Backend for Uring<R> {
     }
 
     fn submit(&mut self, key: Key, request: &mut Slot) -> Submitted {
+        let op = request.op();
+        if !opcode_of(op).is_some_and(|code| self.ring.supports(code)) {
+            return Submitted::ForWorker;
+        }
+        if let Op::Send { message, .. } = op
+            && !self.ring.supports(opcode::SendMsgZc::CODE)
+        {
+            message.zero_copy = ZeroCopy::No;
+        }
         let first = self.backlog.is_empty() && self.cancels.is_empty();
         if !first || !self.push(key, request) {
             self.backlog.push_back(key);
@@ -357,14 +350,28 @@ impl<R: Ring> Backend for Uring<R> {
                 self.done.push((key, Err(libc::ECANCELED)));
             }
             Place::Kernel | Place::Polled => {
-                // Storage requests run to their end.
-                if request.op().waits_for() != 0 {
+                if request.op().waits_for_peer() {
                     self.cancels.push_back(key.to_bits());
                     self.push_cancels();
                 }
             }
             Place::Worker | Place::Ended => {}
         }
+    }
+
+    fn register_file(&mut self, fd: &Fd) -> Option<u16> {
+        self.files.register(&mut self.ring, fd)
+    }
+
+    fn unregister_file(&mut self, fd: &Fd, place: u16) {
+        self.files.unregister(&mut self.ring, fd, place);
+    }
+
+    fn set_max_batch(&mut self, requests: u32) {
+        self.max_batch = match usize::try_from(requests) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(requests) => requests,
+        };
     }
 
     fn watch(&mut self, fd: &Fd, events: i16) -> io::Result<WatchKey> {

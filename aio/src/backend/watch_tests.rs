@@ -10,27 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Events, Wait};
+use super::{Events, Wait, tests_on_each::on_each};
 use crate::{
     AioContext, BackendKind, BufferPool, Config, Fd, IoBuf, op::WatchKey, request::Requests,
     shared::Shared, sys,
 };
-
-/// Runs `test` on a context of each backend that this machine has.
-fn on_each(test: impl Fn(&AioContext)) {
-    for backend in [BackendKind::IoUring, BackendKind::Epoll] {
-        if backend == BackendKind::IoUring && super::probe_io_uring().is_err() {
-            continue;
-        }
-        let context = AioContext::new(Config {
-            backend: Some(backend),
-            ..Config::default()
-        })
-        .unwrap();
-        test(&context);
-        context.close();
-    }
-}
 
 /// A watched socket and its peer, which is not.
 fn watched(cx: &AioContext, events: i16) -> (UnixStream, UnixStream, WatchKey) {
@@ -186,9 +170,13 @@ fn on_each_bare(test: impl Fn(&Arc<Shared>, &mut Requests)) {
         if backend == BackendKind::IoUring && super::probe_io_uring().is_err() {
             continue;
         }
-        let shared = Arc::new(Shared::new("bare".to_owned(), 1).unwrap());
+        let shared = Arc::new(Shared::new("bare".to_owned(), 4).unwrap());
         let pool = BufferPool::new(0);
-        let backend = super::choose(Some(backend), &shared, pool.shared()).unwrap();
+        let config = Config {
+            backend: Some(backend),
+            ..Config::default()
+        };
+        let backend = super::choose(&config, &shared, pool.shared()).unwrap();
         test(&shared, &mut Requests::new(backend));
     }
 }

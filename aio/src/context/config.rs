@@ -14,6 +14,11 @@ pub struct Config {
     pub backend: Option<BackendKind>,
     /// Most bytes that the context's buffers may take.
     pub buffer_bytes_max: usize,
+    /// Entries of the ring's submission queue, where there is a ring: rounded up to a power of two.
+    ///
+    /// It bounds how many requests are submitted by one system call. Sixteen times as many may be in
+    /// the kernel; more wait in memory.
+    pub ring_entries: u32,
     /// Most worker threads for calls that block.
     pub workers_max: usize,
     /// Longest time to look for work in memory before sleeping, in nanoseconds; zero is not at all.
@@ -35,6 +40,7 @@ impl Default for Config {
             name: "aio".to_owned(),
             backend: None,
             buffer_bytes_max: 64 << 20,
+            ring_entries: 256,
             workers_max: 64,
             poll_max_ns: 0,
             clock: Clock::Monotonic,

@@ -5,25 +5,33 @@
 
 use std::{fmt, io, os::fd::RawFd, time::Duration};
 
-use io_uring::{EnterFlags, IoUring, squeue, types};
+use io_uring::{EnterFlags, IoUring, Probe, squeue, types};
 
 use super::{
     ring::{Cqe, Ring},
-    setup::{Setup, check_opcodes, make_ring},
+    setup::{Entries, Setup, check_opcodes, make_ring},
 };
+
+/// Most threads of the kernel's for operations that block, of each kind: those that end in time, and others.
+const IO_WORKERS_MAX: u32 = 8;
 
 /// A ring of the kernel's.
 pub(crate) struct KernelRing {
     ring: IoUring,
     setup: Setup,
+    probe: Probe,
 }
 
 impl KernelRing {
-    /// A ring that knows every operation that is needed.
-    pub(crate) fn new() -> io::Result<Self> {
-        let (ring, setup) = make_ring()?;
-        check_opcodes(&ring)?;
-        Ok(Self { ring, setup })
+    /// A ring of the given numbers of submission and completion entries, that knows every operation that is needed.
+    pub(crate) fn new(entries: Entries) -> io::Result<Self> {
+        let (ring, setup) = make_ring(entries)?;
+        let probe = check_opcodes(&ring)?;
+        let mut workers = [IO_WORKERS_MAX; 2];
+        if let Err(error) = ring.submitter().register_iowq_max_workers(&mut workers) {
+            tracing::debug!(%error, "the kernel's workers are not bounded");
+        }
+        Ok(Self { ring, setup, probe })
     }
 }
 
@@ -43,6 +51,10 @@ impl Ring for KernelRing {
         let mut submission = self.ring.submission();
         // SAFETY: passed on to the caller.
         unsafe { submission.push(entry) }.is_ok()
+    }
+
+    fn unsubmitted(&mut self) -> usize {
+        self.ring.submission().len()
     }
 
     fn needs_enter(&mut self) -> bool {
@@ -83,6 +95,19 @@ impl Ring for KernelRing {
 
     fn overflowed(&mut self) -> u64 {
         u64::from(self.ring.completion().overflow())
+    }
+
+    fn supports(&self, opcode: u8) -> bool {
+        self.probe.is_supported(opcode)
+    }
+
+    fn register_files(&mut self, len: u32) -> io::Result<()> {
+        self.ring.submitter().register_files_sparse(len)
+    }
+
+    fn register_file(&mut self, at: u32, file: RawFd) -> io::Result<()> {
+        self.ring.submitter().register_files_update(at, &[file])?;
+        Ok(())
     }
 
     fn register_buffers(&mut self, len: u32) -> io::Result<()> {

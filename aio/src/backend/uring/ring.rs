@@ -20,6 +20,10 @@ pub(crate) struct Cqe {
 
 /// The kernel says that more completions of the same submission follow.
 pub(crate) const MORE: u32 = 1 << 1;
+/// It is the last completion of a zero-copy send: the bytes are not needed any more.
+pub(crate) const NOTIFICATION: u32 = 1 << 3;
+/// In the result of such a completion: the kernel has copied all the same.
+pub(crate) const COPIED: u32 = 1 << 31;
 
 /// One `io_uring`. Used on one thread.
 pub(crate) trait Ring: fmt::Debug {
@@ -37,6 +41,9 @@ pub(crate) trait Ring: fmt::Debug {
     #[must_use]
     unsafe fn push(&mut self, entry: &squeue::Entry) -> bool;
 
+    /// Entries in the submission queue that the kernel has not taken.
+    fn unsubmitted(&mut self) -> usize;
+
     /// Whether the kernel waits for an [`Self::enter`] to take or to bring something.
     fn needs_enter(&mut self) -> bool;
 
@@ -52,6 +59,15 @@ pub(crate) trait Ring: fmt::Debug {
 
     /// Completions the kernel had no room for and could not keep, ever.
     fn overflowed(&mut self) -> u64;
+
+    /// Whether the kernel knows the operation.
+    fn supports(&self, opcode: u8) -> bool;
+
+    /// Makes a table of `len` empty places for files.
+    fn register_files(&mut self, len: u32) -> io::Result<()>;
+
+    /// Fills a place of the table of files, or empties it, with -1.
+    fn register_file(&mut self, at: u32, file: RawFd) -> io::Result<()>;
 
     /// Makes a table of `len` empty places for buffers.
     fn register_buffers(&mut self, len: u32) -> io::Result<()>;

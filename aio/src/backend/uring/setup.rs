@@ -4,8 +4,26 @@ use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 
-const SQ_ENTRIES: u32 = 256;
-const CQ_ENTRIES: u32 = 4096;
+/// How large the queues of a ring are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entries {
+    pub(crate) submission: u32,
+    pub(crate) completion: u32,
+}
+
+impl Entries {
+    /// For a submission queue of `entries`, rounded up to a power of two: a completion queue with
+    /// room for many batches, since what is in flight must fit.
+    pub(crate) fn new(entries: u32) -> Self {
+        let submission = entries.clamp(1, 1 << 15).next_power_of_two();
+        Self {
+            submission,
+            completion: 16 * submission,
+        }
+    }
+}
+
+/// The operations that we cannot do without; for the others there are workers.
 const OPCODES: [u8; 11] = [
     opcode::Read::CODE,
     opcode::Write::CODE,
@@ -30,7 +48,7 @@ pub(super) enum Setup {
 }
 
 /// Makes a ring with the best set-up the kernel takes.
-pub(super) fn make_ring() -> io::Result<(IoUring, Setup)> {
+pub(super) fn make_ring(entries: Entries) -> io::Result<(IoUring, Setup)> {
     let mut builder = IoUring::builder();
     builder
         .setup_single_issuer()
@@ -39,37 +57,38 @@ pub(super) fn make_ring() -> io::Result<(IoUring, Setup)> {
         .setup_taskrun_flag();
     builder
         .setup_submit_all()
-        .setup_cqsize(CQ_ENTRIES)
+        .setup_cqsize(entries.completion)
         .setup_clamp()
         .dontfork();
-    match builder.build(SQ_ENTRIES) {
+    match builder.build(entries.submission) {
         Ok(ring) => Ok((ring, Setup::Deferred)),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             let ring = IoUring::builder()
-                .setup_cqsize(CQ_ENTRIES)
+                .setup_cqsize(entries.completion)
                 .setup_clamp()
                 .dontfork()
-                .build(SQ_ENTRIES)?;
+                .build(entries.submission)?;
             Ok((ring, Setup::Plain))
         }
         Err(error) => Err(error),
     }
 }
 
-/// Whether the kernel knows every operation we use.
-pub(super) fn check_opcodes(ring: &IoUring) -> io::Result<()> {
+/// What the kernel knows, if it is all that we cannot do without.
+pub(super) fn check_opcodes(ring: &IoUring) -> io::Result<Probe> {
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
     match OPCODES.into_iter().find(|&code| !probe.is_supported(code)) {
         Some(_) => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
-        None => Ok(()),
+        None => Ok(probe),
     }
 }
 
 /// Whether a ring can be had here.
 pub(crate) fn probe() -> io::Result<()> {
-    let (ring, _) = make_ring()?;
-    check_opcodes(&ring)
+    let (ring, _) = make_ring(Entries::new(1))?;
+    check_opcodes(&ring)?;
+    Ok(())
 }
 
 /// What an operator needs to know when no ring can be had.
