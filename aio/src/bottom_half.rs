@@ -70,9 +70,7 @@ impl Turn {
 pub(crate) fn key_of(node: &Node<Posted>) -> BottomHalfKey {
     match node.what.what {
         What::BottomHalf(key) => key,
-        What::Task(_) | What::Timer(_) => {
-            unreachable!("a bottom half's node is one of a bottom half")
-        }
+        _ => unreachable!("a bottom half's node is one of a bottom half"),
     }
 }
 
@@ -83,7 +81,7 @@ fn raise(node: &Arc<Node<Posted>>, bits: u32) {
     } else {
         QUEUED_IDLE
     };
-    let at_home = shared.local.try_with(|local| {
+    let at_home = shared.at_home(|local| {
         if node.set(bits | queued) & queued == 0 {
             match queued {
                 QUEUED => local.due.push_back(Due::Local(key)),

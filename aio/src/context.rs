@@ -1,6 +1,9 @@
 //! `AioContext`: one thread's event loop and everything it owns.
 
+mod busy_poll;
 mod config;
+mod foreign;
+mod handlers;
 mod turn;
 
 use std::{
@@ -20,6 +23,7 @@ use crate::{
     buf::BufferPool,
     clock::{Clock, Clocks, TimerClock},
     error::AioError,
+    fd_handler::FdHandlerTable,
     handle::Handle,
     home::Home,
     op::{Key, Op, Outcome},
@@ -30,9 +34,9 @@ use crate::{
     timer::{TimerTable, Timers},
 };
 
+use busy_poll::BusyPoll;
 pub use config::{Config, ContextStats};
 pub use turn::Blocking;
-use turn::Spin;
 
 /// One thread's event loop. Cheap to clone; every clone is the same loop, on its home thread.
 ///
@@ -59,7 +63,8 @@ pub(crate) struct Inner {
     completions: RefCell<VecDeque<(Key, Outcome)>>,
     /// What the backend brings, empty between its turns: kept for its memory.
     fresh: RefCell<Events>,
-    spin: Cell<Spin>,
+    handlers: RefCell<FdHandlerTable>,
+    busy_poll: RefCell<BusyPoll>,
     turns: Cell<u64>,
     desk: Desk,
 }
@@ -71,12 +76,12 @@ impl AioContext {
     ///
     /// [`AioError`] when the backend that was asked for cannot be had, or no backend at all.
     pub fn new(config: Config) -> Result<Self, AioError> {
+        let poll = config.poll_params();
         let resource = |source| AioError::Resource {
             what: "an eventfd",
             source,
         };
-        let shared = Shared::new(config.name.clone(), config.workers_max).map_err(resource)?;
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared::new(&config).map_err(resource)?);
         let pool = BufferPool::new(config.buffer_bytes_max);
         let backend = backend::choose(&config, &shared, pool.shared())?;
         let handle = Handle::new(shared.clone());
@@ -98,7 +103,8 @@ impl AioContext {
             bottom_halves: RefCell::default(),
             completions: RefCell::default(),
             fresh: RefCell::default(),
-            spin: Cell::new(Spin::new(config.poll_max_ns)),
+            handlers: RefCell::default(),
+            busy_poll: RefCell::new(BusyPoll::new(poll)),
             turns: Cell::new(0),
             desk: Desk::default(),
         };
@@ -276,6 +282,9 @@ impl AioContext {
     ///
     /// What is posted from now on is dropped. Other clones of the context must not be used for
     /// requests any more.
+    ///
+    /// The last clone of a context does the same when it is dropped; but tasks hold clones, so that
+    /// alone does not end a context with tasks.
     pub fn close(self) {
         if self.inner.requests.borrow().is_in_child() {
             // Its ring, threads and locks are the parent's: nothing of it can be ended here.
@@ -283,40 +292,67 @@ impl AioContext {
             return;
         }
         self.leave_current();
-        self.inner.shared.close();
-        // Dropped outside of any borrow: a task's end may spawn, wake, or drop others.
-        loop {
-            let tasks = self.inner.tasks.borrow_mut().take_all();
-            if tasks.is_empty() {
-                break;
-            }
-            drop(tasks);
-        }
-        let local = self.inner.shared.local.with(mem::take);
-        drop(local);
-        let (callbacks, leaked) = self.inner.bottom_halves.borrow_mut().take_all();
-        drop(callbacks);
-        if !leaked.is_empty() {
-            let name = self.inner.shared.name();
-            tracing::warn!(
-                context = name,
-                ?leaked,
-                "closed with bottom halves that nobody has deleted"
-            );
-        }
-        self.drop_timers();
-        self.inner.desk.close(&self.inner.shared);
-        let ended = self.inner.requests.borrow_mut().close();
-        for ended in ended {
-            self.after(ended);
-        }
-        self.inner.shared.close();
+        self.inner.shut_down();
+    }
+
+    /// The home thread has left something for the loop.
+    pub(crate) fn touched(&self) {
+        self.inner.shared.touched();
     }
 }
 
 impl Inner {
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Ends the context; does nothing the second time.
+    fn shut_down(&self) {
+        if self.requests.borrow().is_in_child() {
+            return;
+        }
+        self.shared.close();
+        // Dropped outside of any borrow: a task's end may spawn, wake, or drop others.
+        loop {
+            let tasks = self.tasks.borrow_mut().take_all();
+            if tasks.is_empty() {
+                break;
+            }
+            drop(tasks);
+        }
+        let local = self.shared.local.with(mem::take);
+        drop(local);
+        let handlers = self.handlers.borrow_mut().take_all();
+        drop(handlers);
+        let (callbacks, leaked) = self.bottom_halves.borrow_mut().take_all();
+        drop(callbacks);
+        if !leaked.is_empty() {
+            let name = self.shared.name();
+            tracing::warn!(
+                context = name,
+                ?leaked,
+                "closed with bottom halves that nobody has deleted"
+            );
+        }
+        // Dropping a callback or a waker may drop other timers.
+        let callbacks = self.timers.borrow_mut().take_all();
+        drop(callbacks);
+        let timers = self
+            .shared
+            .timers
+            .with(|timers| mem::replace(timers, Timers::new()));
+        drop(timers);
+        self.desk.close(&self.shared);
+        let ended = self.requests.borrow_mut().close();
+        // Nobody waits any more; what the requests owned is dropped.
+        drop(ended);
+        self.shared.close();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shut_down();
     }
 }
 

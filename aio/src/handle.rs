@@ -7,11 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::{
-    context::AioContext,
-    error::AioError,
-    shared::{Post, Shared},
-};
+use crate::{context::AioContext, error::AioError, polling::PollParams, shared::Shared};
 
 /// The one part of a context that may leave its home thread: posts work and wakes the loop.
 ///
@@ -61,13 +57,21 @@ impl Handle {
     /// [`AioError::ThreadPoolLimits`], and nothing changes, unless 0 ≤ `min` ≤ `max` and 0 < `max`.
     pub fn set_thread_pool_limits(&self, min: i64, max: i64) -> Result<(), AioError> {
         self.shared.thread_pool.set_limits(min, max)?;
-        self.shared.post(Post::Worked);
+        self.shared.post_worked();
         Ok(())
+    }
+
+    /// Sets the limits of busy polling while the loop runs; the times it has learned begin anew.
+    ///
+    /// The loop is woken to take them over; until then it may use the old ones once more.
+    pub fn set_poll_params(&self, params: PollParams) {
+        self.shared.poll_params().set(params);
+        self.shared.notify();
     }
 
     /// Runs `callback` once on the home thread, in a later turn of the loop: a one-shot bottom half.
     pub fn schedule(&self, callback: impl FnOnce(&AioContext) + Send + 'static) {
-        self.shared.post(Post::OneShot(Box::new(callback)));
+        self.shared.post(Box::new(callback));
     }
 
     /// Runs `call` once on the home thread, in a later turn of the loop, and brings its result.

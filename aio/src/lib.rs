@@ -42,12 +42,14 @@ mod context;
 mod current;
 mod error;
 mod fd;
+mod fd_handler;
 mod handle;
 mod home;
 mod inbox;
 mod io;
 mod io_thread;
 mod op;
+mod polling;
 mod request;
 mod shared;
 pub mod sync;
@@ -67,10 +69,12 @@ pub use clock::{Clock, ManualClock, TimerClock};
 pub use context::{AioContext, Blocking, Config, ContextStats, YieldNow};
 pub use error::AioError;
 pub use fd::Fd;
+pub use fd_handler::{Drained, EventNotifier, FdCallbacks, FdHandler};
 pub use handle::{Handle, JoinHandle};
 pub use io::{Address, FallocateMode, Interest, RegisteredFile, ZERO_COPY_BYTES_MIN};
 pub use io_thread::{Hold, InUse, IoThread, run};
 pub use op::{HEADER_BYTES_MAX, SendPart};
+pub use polling::PollParams;
 pub use task::Task;
 pub use task_lock::{
     ByteSemaphore, BytesGuard, OverBudget, TaskMutex, TaskMutexGuard, TaskQueue, TaskReadGuard,

@@ -282,19 +282,11 @@ impl Requests {
     }
 
     /// As [`Backend::watch`].
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "descriptor handlers are built on it")
-    )]
     pub(crate) fn watch(&mut self, fd: &Fd, events: i16) -> io::Result<WatchKey> {
         self.backend_mut().watch(fd, events)
     }
 
     /// As [`Backend::unwatch`]; nothing once closed.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "descriptor handlers are built on it")
-    )]
     pub(crate) fn unwatch(&mut self, key: WatchKey) {
         if let Some(backend) = &mut self.backend
             && !self.fork.is_in_child()
@@ -304,19 +296,11 @@ impl Requests {
     }
 
     /// As [`Backend::recheck`].
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "descriptor handlers are built on it")
-    )]
     pub(crate) fn recheck(&mut self, key: WatchKey) {
         self.backend_mut().recheck(key);
     }
 
     /// As [`Backend::foreign_fd`].
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "descriptor handlers are built on it")
-    )]
     pub(crate) fn foreign_fd(&mut self) -> io::Result<OwnedFd> {
         self.backend_mut().foreign_fd()
     }
@@ -432,6 +416,7 @@ impl Request {
         if let Some(op) = work {
             context.start_on_worker(key, op);
         }
+        context.touched();
         Self {
             context: context.clone(),
             key: Some(key),

@@ -14,9 +14,11 @@ use crossbeam::queue::SegQueue;
 use crate::{
     bottom_half::BottomHalfKey,
     clock::TimerClock,
-    context::AioContext,
+    context::{AioContext, Config},
+    fd_handler::FdHandlerKey,
     home::Home,
     inbox::{Inbox, Listed, Node},
+    polling::SharedParams,
     sys::EventFd,
     task::{TaskKey, TaskPost},
     thread_pool::Pool,
@@ -26,14 +28,6 @@ use crate::{
 
 /// A callback that runs once on the home thread.
 pub(crate) type OneShot = Box<dyn FnOnce(&AioContext) + Send>;
-
-/// Something that is posted once.
-pub(crate) enum Post {
-    /// A one-shot bottom half.
-    OneShot(OneShot),
-    /// Workers have finished something, or their limits have changed.
-    Worked,
-}
 
 /// What is posted again and again, without allocating: the payload of the inbox's nodes.
 pub(crate) struct Posted {
@@ -46,6 +40,7 @@ pub(crate) enum What {
     BottomHalf(BottomHalfKey),
     Task(TaskPost),
     Timer(TimerPost),
+    FdHandler(FdHandlerKey),
 }
 
 /// What the home thread has queued for itself, without locks or atomic operations.
@@ -57,6 +52,8 @@ pub(crate) struct Local {
     pub(crate) due: VecDeque<Due>,
     /// Bottom halves that were scheduled as idle.
     pub(crate) idle: VecDeque<BottomHalfKey>,
+    /// Handlers of descriptors that were dropped, and are still to be removed.
+    pub(crate) dropped_handlers: Vec<FdHandlerKey>,
 }
 
 /// A bottom half whose turn it is.
@@ -73,11 +70,17 @@ pub(crate) struct Shared {
     name: String,
     /// Bottom halves, wake-ups and timers from other threads.
     pub(crate) inbox: Inbox<Posted>,
-    /// Posts that allocate anyway.
-    posts: SegQueue<Post>,
+    /// One-shot bottom halves, which allocate anyway.
+    posts: SegQueue<OneShot>,
+    /// Workers have finished something, or their limits have changed. Not a post, so that it does not
+    /// wait behind a flood of them.
+    worked: AtomicBool,
     pub(crate) local: Home<Local>,
     pub(crate) timers: Home<Timers>,
     wake: WakeState,
+    poll_params: SharedParams,
+    /// Somebody else's loop drives the context, and may sleep while the home thread runs other code.
+    foreign: AtomicBool,
     event: EventFd,
     closed: AtomicBool,
     kicks: AtomicU64,
@@ -86,18 +89,21 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// The shared part of a context whose home is the calling thread.
-    pub(crate) fn new(name: String, workers_max: usize) -> io::Result<Self> {
+    pub(crate) fn new(config: &Config) -> io::Result<Self> {
         Ok(Self {
-            name,
+            name: config.name.clone(),
             inbox: Inbox::new(),
             posts: SegQueue::new(),
+            worked: AtomicBool::new(false),
             local: Home::new(Local::default()),
             timers: Home::new(Timers::new()),
             wake: WakeState::new(),
+            poll_params: SharedParams::new(config.poll_params()),
+            foreign: AtomicBool::new(false),
             event: EventFd::new()?,
             closed: AtomicBool::new(false),
             kicks: AtomicU64::new(0),
-            thread_pool: Pool::new(workers_max),
+            thread_pool: Pool::new(config.workers_max),
         })
     }
 
@@ -122,12 +128,23 @@ impl Shared {
         self.kicks.load(Ordering::Relaxed)
     }
 
-    /// Leaves `post` for the home thread and wakes it if it sleeps. Any thread.
+    /// Leaves `callback` for the home thread and wakes it if it sleeps. Any thread.
     ///
     /// A post to a closed context is dropped.
-    pub(crate) fn post(&self, post: Post) {
-        self.posts.push(post);
+    pub(crate) fn post(&self, callback: OneShot) {
+        self.posts.push(callback);
         self.after_post();
+    }
+
+    /// Has the home thread look at its thread pool. Any thread.
+    pub(crate) fn post_worked(&self) {
+        self.worked.store(true, Ordering::Release);
+        self.after_post();
+    }
+
+    /// Whether the home thread is to look at its thread pool; asks once.
+    pub(crate) fn take_worked(&self) -> bool {
+        self.worked.load(Ordering::Relaxed) && self.worked.swap(false, Ordering::AcqRel)
     }
 
     /// Raises `bits` of `node`, which is one of this context, and wakes the home thread if it sleeps. Any thread.
@@ -148,7 +165,9 @@ impl Shared {
     ) {
         self.inbox.raise(node, bits);
         // Also if it was on the list already: it may have been put there for a later deadline.
-        if !self.is_home() && self.wake.must_kick_before(clock, deadline_ns) {
+        if self.is_home() {
+            self.touched();
+        } else if self.wake.must_kick_before(clock, deadline_ns) {
             self.kick();
         }
         if self.closed.load(Ordering::Relaxed) {
@@ -157,8 +176,9 @@ impl Shared {
     }
 
     fn after_post(&self) {
-        // The home thread itself is awake, and looks at what is posted before it sleeps.
-        if !self.is_home() {
+        if self.is_home() {
+            self.touched();
+        } else {
             // The fence in there orders the post before the look at `closed` below, as `close` does
             // it the other way round: one of the two sees the other.
             self.kick_if_asleep();
@@ -171,9 +191,41 @@ impl Shared {
     /// Asks for a turn of the loop. Any thread.
     pub(crate) fn notify(&self) {
         self.wake.set_notified();
-        if !self.is_home() {
+        if self.is_home() {
+            self.touched();
+        } else {
             self.kick_if_asleep();
         }
+    }
+
+    /// Calls `visit` with the home thread's queues if that is the calling thread, and sees to it that the loop looks.
+    pub(crate) fn at_home<R>(&self, visit: impl FnOnce(&mut Local) -> R) -> Option<R> {
+        let done = self.local.try_with(visit)?;
+        self.touched();
+        Some(done)
+    }
+
+    /// The home thread has left something for its loop.
+    ///
+    /// A loop of our own is awake then, and looks before it sleeps. Somebody else's may have made
+    /// up its mind to sleep already.
+    pub(crate) fn touched(&self) {
+        if self.foreign.load(Ordering::Relaxed) {
+            self.kick_if_asleep();
+        }
+    }
+
+    /// Somebody else's loop drives the context from now on.
+    pub(crate) fn set_foreign(&self) {
+        self.foreign.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.foreign.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn poll_params(&self) -> &SharedParams {
+        &self.poll_params
     }
 
     fn kick_if_asleep(&self) {
@@ -187,13 +239,13 @@ impl Shared {
         self.event.signal();
     }
 
-    pub(crate) fn take_post(&self) -> Option<Post> {
+    pub(crate) fn take_post(&self) -> Option<OneShot> {
         self.posts.pop()
     }
 
     /// Whether other threads have left something.
     pub(crate) fn has_posts(&self) -> bool {
-        !self.inbox.is_empty() || !self.posts.is_empty()
+        !self.inbox.is_empty() || self.worked.load(Ordering::Relaxed) || !self.posts.is_empty()
     }
 
     /// Refuses posts from now on, and drops those that nobody will take.

@@ -80,6 +80,25 @@ impl EventFd {
         Ok(Self(File::from(unsafe { adopt(fd) })))
     }
 
+    /// One whose reads do not wait.
+    pub(crate) fn non_blocking() -> io::Result<Self> {
+        // SAFETY: takes numbers and returns a descriptor.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: just opened, owned by nobody else.
+        Ok(Self(File::from(unsafe { adopt(fd) })))
+    }
+
+    /// Another descriptor of the same eventfd.
+    pub(crate) fn duplicate(&self) -> io::Result<crate::fd::Fd> {
+        self.0.try_clone().map(crate::fd::Fd::from)
+    }
+
+    /// Takes the kicks there are, if any, from a non-blocking one.
+    pub(crate) fn try_take(&self) -> bool {
+        let mut count = [0; 8];
+        (&self.0).read(&mut count).is_ok()
+    }
+
     /// Leaves a kick. Any thread; never blocks, since the count never gets near its end.
     pub(crate) fn signal(&self) {
         let written = (&self.0).write(&1u64.to_ne_bytes());

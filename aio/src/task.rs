@@ -58,7 +58,7 @@ pub(crate) fn queue(node: &Node<Posted>, local: &mut Local) {
 fn task_of(node: &Node<Posted>) -> &TaskPost {
     match &node.what.what {
         What::Task(task) => task,
-        What::BottomHalf(_) | What::Timer(_) => unreachable!("a task's node is one of a task"),
+        _ => unreachable!("a task's node is one of a task"),
     }
 }
 
@@ -69,7 +69,7 @@ impl Wake for Node<Posted> {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let (shared, task) = (&self.what.shared, task_of(self));
-        let at_home = shared.local.try_with(|local| task.queue(local));
+        let at_home = shared.at_home(|local| task.queue(local));
         if at_home.is_none() {
             shared.raise(self, WOKEN);
         }
@@ -105,7 +105,7 @@ impl TaskTable {
             key,
             queued: AtomicBool::new(false),
         };
-        shared.local.with(|local| task.queue(local));
+        shared.at_home(|local| task.queue(local));
         let node = Arc::new(Node::new(Posted {
             shared: shared.clone(),
             what: What::Task(task),

@@ -25,7 +25,7 @@ use crate::{
     context::AioContext,
     error::AioError,
     op::{Completion, Key, Op},
-    shared::{Post, Shared},
+    shared::Shared,
     workers,
 };
 
@@ -140,7 +140,7 @@ impl Pool {
         self.crew.start_failed();
         while let Some(item) = self.crew.take_stranded() {
             if self.crew.finish(item.run()) {
-                context.post(Post::Worked);
+                context.post_worked();
             }
         }
         false
@@ -169,7 +169,7 @@ impl Pool {
         loop {
             let step = self.crew.next(&me, came);
             if step.tell {
-                context.post(Post::Worked);
+                context.post_worked();
             }
             if let Some(call) = step.call {
                 self.answer(call, context);

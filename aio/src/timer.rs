@@ -9,7 +9,7 @@ mod callback;
 mod sleep;
 mod wheel;
 
-use std::{mem, task::Waker};
+use std::task::Waker;
 
 use crate::{
     backend::Wait,
@@ -140,17 +140,6 @@ impl AioContext {
             };
         }
         progress
-    }
-
-    /// Drops all timers of a context that is closed.
-    pub(crate) fn drop_timers(&self) {
-        // Outside of any borrow: dropping a callback or a waker may drop other timers.
-        let callbacks = self.timer_table().borrow_mut().take_all();
-        drop(callbacks);
-        let timers = self
-            .timers()
-            .with(|timers| mem::replace(timers, Timers::new()));
-        drop(timers);
     }
 }
 

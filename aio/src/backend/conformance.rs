@@ -5,6 +5,9 @@
     reason = "the harness nests each test twice before it begins"
 )]
 
+mod foreign;
+mod handlers;
+
 use std::{
     cell::{Cell, RefCell},
     fs::File,

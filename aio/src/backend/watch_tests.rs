@@ -170,7 +170,7 @@ fn on_each_bare(test: impl Fn(&Arc<Shared>, &mut Requests)) {
         if backend == BackendKind::IoUring && super::probe_io_uring().is_err() {
             continue;
         }
-        let shared = Arc::new(Shared::new("bare".to_owned(), 4).unwrap());
+        let shared = Arc::new(Shared::new(&Config::default()).unwrap());
         let pool = BufferPool::new(0);
         let config = Config {
             backend: Some(backend),

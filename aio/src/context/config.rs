@@ -3,6 +3,7 @@
 use crate::{
     backend::BackendKind,
     clock::{Clock, ManualClock},
+    polling::PollParams,
 };
 
 /// How a context is made.
@@ -24,8 +25,12 @@ pub struct Config {
     /// Longest time to look for work in memory before sleeping, in nanoseconds; zero is not at all.
     ///
     /// The time actually spent adapts itself: it grows while waits are shorter than this, and
-    /// falls to nothing when they are longer.
+    /// shrinks when they are longer.
     pub poll_max_ns: u64,
+    /// By what that time grows; zero stands for two.
+    pub poll_grow: u64,
+    /// By what that time is divided when it shrinks; zero stands for falling to nothing at once.
+    pub poll_shrink: u64,
     /// The loop's clock: that of sleeps, and of the timers that ask for it.
     pub clock: Clock,
     /// The wall clock, for timers that ask for it.
@@ -43,9 +48,31 @@ impl Default for Config {
             ring_entries: 256,
             workers_max: 64,
             poll_max_ns: 0,
+            poll_grow: 0,
+            poll_shrink: 0,
             clock: Clock::Monotonic,
             wall_clock: Clock::Wall,
             virtual_clock: ManualClock::default(),
+        }
+    }
+}
+
+impl Config {
+    /// What suits an [`IoThread`](crate::IoThread): the defaults, and busy polling of up to 32,768 ns.
+    #[must_use]
+    pub fn for_io_thread(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            poll_max_ns: 32_768,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn poll_params(&self) -> PollParams {
+        PollParams {
+            max_ns: self.poll_max_ns,
+            grow: self.poll_grow,
+            shrink: self.poll_shrink,
         }
     }
 }

@@ -11,19 +11,25 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use super::AioContext;
+use super::{
+    AioContext,
+    busy_poll::{Polling, Woken},
+};
 use crate::{
     backend::Wait,
     bottom_half::{self, BottomHalfKey, Turn},
-    clock::Clock,
     current::Turning,
+    fd_handler,
     request::Ended,
-    shared::{Due, Local, Post, Shared, What},
+    shared::{Due, Local, Shared, What},
     task::{self, TaskKey},
 };
 
 /// Tasks polled in one turn before the kernel is looked at again, so that I/O cannot starve.
 const TASKS_PER_TURN: usize = 256;
+
+/// Posts taken at once.
+const POSTS_PER_TURN: usize = 1024;
 
 /// How long the loop sleeps at most while a bottom half is scheduled as idle.
 const IDLE_NS_MAX: u64 = 10_000_000;
@@ -35,32 +41,6 @@ pub enum Blocking {
     Yes,
     /// It does what there is to do and comes back.
     No,
-}
-
-/// Adaptive polling before sleep: how long the next one may be (SEMANTICS: adaptive busy polling).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Spin {
-    now_ns: u64,
-    max_ns: u64,
-}
-
-impl Spin {
-    /// Starts with no polling; it has to prove worth while.
-    pub(super) fn new(max_ns: u64) -> Self {
-        Self { now_ns: 0, max_ns }
-    }
-
-    /// First length of a poll that has proved worth while.
-    const START_NS: u64 = 4_000;
-
-    /// Learns from a wait that took `blocked_ns` in all.
-    fn learn(&mut self, blocked_ns: u64) {
-        if blocked_ns > self.max_ns {
-            self.now_ns = 0;
-        } else if blocked_ns > self.now_ns {
-            self.now_ns = (self.now_ns * 2).clamp(Self::START_NS, self.max_ns);
-        }
-    }
 }
 
 impl AioContext {
@@ -75,38 +55,54 @@ impl AioContext {
 
     /// One turn of the loop: waits if it may and there is nothing to do, then does what there is to do.
     ///
-    /// Returns whether anything was done. It may be called from a callback that the loop has
-    /// called (a nested turn): each event is dispatched once, by the inner or the outer turn. It
-    /// must not be called from within a task.
+    /// Returns whether anything was done; after a bare [`notify`](crate::Handle::notify) nothing was.
+    /// It may be called from a callback that the loop has called (a nested turn): each event is
+    /// dispatched once, by the inner or the outer turn. It must not be called from within a task.
     ///
     /// # Panics
     ///
-    /// When called on another thread than the home thread's, or after [`close`](Self::close).
+    /// When called on another thread than the home thread's, after [`close`](Self::close), or in a
+    /// forked child.
     pub fn poll(&self, blocking: Blocking) -> bool {
-        assert!(
-            self.inner.shared.is_home(),
-            "a context turns on its home thread only"
-        );
+        self.assert_turnable();
+        // Poll callbacks of handlers are called in here too.
         let _turning = Turning::begin(self);
-        self.inner.turns.set(self.inner.turns.get() + 1);
+        self.remove_dropped_handlers();
         self.wait(blocking);
+        self.turn()
+    }
+
+    /// Does what there is to do.
+    pub(super) fn turn(&self) -> bool {
+        self.inner.turns.set(self.inner.turns.get() + 1);
         let mut progress = self.take_completions();
         self.take_posts();
         progress |= self.run_bottom_halves();
+        progress |= self.dispatch_handlers();
         progress |= self.run_tasks();
         progress |= self.expire_timers();
         progress
     }
 
+    pub(super) fn assert_turnable(&self) {
+        assert!(
+            self.inner.shared.is_home(),
+            "a context turns on its home thread only"
+        );
+    }
+
     /// Whether there is something to do without asking the kernel.
-    fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         let inner = &self.inner;
         let queued = |local: &mut Local| !local.runnable.is_empty() || !local.due.is_empty();
-        inner.shared.local.with(queued) || inner.shared.has_posts() || inner.desk.has_work()
+        inner.shared.local.with(queued)
+            || inner.shared.has_posts()
+            || inner.desk.has_work()
+            || inner.handlers.borrow().ready() > 0
     }
 
     /// How long the loop may sleep.
-    fn timeout(&self) -> Wait {
+    pub(super) fn timeout(&self) -> Wait {
         let wait = self.timer_timeout();
         if self.inner.shared.local.with(|local| local.idle.is_empty()) {
             return wait;
@@ -124,13 +120,17 @@ impl AioContext {
             Blocking::Yes if !self.has_work() => self.timeout(),
             Blocking::Yes | Blocking::No => Wait::No,
         };
-        let began_ns = if wait == Wait::No {
-            0
-        } else {
-            self.inner.clock.now_ns()
+        if wait == Wait::No {
+            self.gather(wait);
+            return;
+        }
+        let began_ns = self.inner.clock.now_ns();
+        wait = match self.busy_poll(wait, began_ns) {
+            Polling::Hit => Wait::No,
+            Polling::Missed => self.timeout(),
+            Polling::None => wait,
         };
-        let wanted_to_sleep = wait != Wait::No;
-        if wanted_to_sleep && self.spin(began_ns) {
+        if wait != Wait::No && self.end_poll_mode() {
             wait = Wait::No;
         }
         let state = self.inner.shared.wake_state();
@@ -140,43 +140,33 @@ impl AioContext {
                 wait = Wait::No;
             }
         }
-        let mut fresh = mem::take(&mut *self.inner.fresh.borrow_mut());
-        self.inner.requests.borrow_mut().wait(wait, &mut fresh);
-        let completions = fresh.completions.drain(..);
-        self.inner.completions.borrow_mut().extend(completions);
-        self.inner.fresh.replace(fresh);
+        let by_kernel = self.gather(wait);
         state.end_sleep();
-        state.take_notified();
-        if wanted_to_sleep && self.inner.spin.get().max_ns > 0 {
-            let mut spin = self.inner.spin.get();
-            spin.learn(self.inner.clock.now_ns().saturating_sub(began_ns));
-            self.inner.spin.set(spin);
-        }
+        let notified = state.take_notified();
+        let woken = Woken {
+            by_posts: notified || self.inner.shared.has_posts(),
+            by_kernel,
+        };
+        self.learn_from_wait(woken, began_ns);
     }
 
-    /// Looks for work in memory for a while; returns whether there is some.
-    fn spin(&self, began_ns: u64) -> bool {
-        let budget_ns = self.inner.spin.get().now_ns;
-        if budget_ns == 0 || matches!(self.inner.clock, Clock::Manual(_)) {
-            return false;
+    /// Hands new requests to the kernel, waits as told, and takes what has happened; returns whether that was anything.
+    pub(super) fn gather(&self, wait: Wait) -> bool {
+        let mut fresh = mem::take(&mut *self.inner.fresh.borrow_mut());
+        self.inner.requests.borrow_mut().wait(wait, &mut fresh);
+        let some = !fresh.completions.is_empty() || !fresh.ready.is_empty();
+        self.inner
+            .completions
+            .borrow_mut()
+            .extend(fresh.completions.drain(..));
+        if !fresh.ready.is_empty() {
+            let mut handlers = self.inner.handlers.borrow_mut();
+            for (watch, events) in fresh.ready.drain(..) {
+                handlers.note(watch, events);
+            }
         }
-        let until_ns = match self.timeout() {
-            Wait::Ns(left_ns) => began_ns + budget_ns.min(left_ns),
-            Wait::No | Wait::Forever => began_ns + budget_ns,
-        };
-        loop {
-            let shared = &self.inner.shared;
-            if shared.has_posts() || shared.wake_state().is_notified() {
-                return true;
-            }
-            if self.inner.requests.borrow_mut().has_news() {
-                return true;
-            }
-            if self.inner.clock.now_ns() >= until_ns {
-                return false;
-            }
-            std::hint::spin_loop();
-        }
+        self.inner.fresh.replace(fresh);
+        some
     }
 
     fn take_completions(&self) -> bool {
@@ -192,8 +182,8 @@ impl AioContext {
         }
     }
 
-    /// Sorts what other threads, and this one, have left for the loop.
-    fn take_posts(&self) {
+    /// Sorts the bottom halves, wake-ups and timers that other threads have raised.
+    fn take_inbox(&self) {
         let shared = &self.inner.shared;
         for listed in shared.inbox.take() {
             match listed.node().what.what {
@@ -204,15 +194,29 @@ impl AioContext {
                     .local
                     .with(|local| task::queue(&listed.begin(task::WOKEN).0, local)),
                 What::Timer(_) => self.timer_changed(listed),
+                What::FdHandler(key) => {
+                    listed.begin(fd_handler::DROPPED);
+                    self.remove_handler(key);
+                }
             }
         }
-        while let Some(post) = shared.take_post() {
-            match post {
-                Post::OneShot(callback) => shared
-                    .local
-                    .with(|local| local.due.push_back(Due::OneShot(callback))),
-                Post::Worked => self.inner.desk.tend(shared),
-            }
+    }
+
+    /// Sorts what other threads, and this one, have left for the loop.
+    fn take_posts(&self) {
+        self.take_inbox();
+        let shared = &self.inner.shared;
+        // Bounded: whoever posts faster than we take must not keep the loop here.
+        for _ in 0..POSTS_PER_TURN {
+            let Some(callback) = shared.take_post() else {
+                break;
+            };
+            shared
+                .local
+                .with(|local| local.due.push_back(Due::OneShot(callback)));
+        }
+        if shared.take_worked() {
+            self.inner.desk.tend(shared);
         }
         self.inner.desk.settle(|done| {
             let ended = self.inner.requests.borrow_mut().complete_work(done);
@@ -284,8 +288,8 @@ impl AioContext {
         let mut progress = false;
         for _ in 0..TASKS_PER_TURN {
             let mut next = shared.local.with(|local| local.runnable.pop_front());
-            if next.is_none() && shared.has_posts() {
-                self.take_posts();
+            if next.is_none() && !shared.inbox.is_empty() {
+                self.take_inbox();
                 next = shared.local.with(|local| local.runnable.pop_front());
             }
             let Some(key) = next else { break };

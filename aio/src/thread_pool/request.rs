@@ -21,7 +21,7 @@ use std::{
 };
 
 use crate::{
-    shared::{Post, Shared},
+    shared::Shared,
     sync::{Mutex, MutexGuard},
     thread_pool::Done,
 };
@@ -167,7 +167,7 @@ impl<T> PoolRequest<T> {
     pub fn cancel(&self) -> bool {
         let tell = self.context.thread_pool.crew.cancel(self.ticket, Done::of);
         if tell == Some(true) {
-            self.context.post(Post::Worked);
+            self.context.post_worked();
         }
         tell.is_some()
     }

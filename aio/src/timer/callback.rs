@@ -127,7 +127,7 @@ impl AioContext {
 fn post_of(node: &Node<Posted>) -> &TimerPost {
     match &node.what.what {
         What::Timer(post) => post,
-        What::BottomHalf(_) | What::Task(_) => unreachable!("a timer's node is one of a timer"),
+        _ => unreachable!("a timer's node is one of a timer"),
     }
 }
 
@@ -282,8 +282,9 @@ impl Timer {
     fn changed(&self, deadline_ns: u64) {
         let (shared, post) = (&self.node.what.shared, self.post());
         let at_home = shared.timers.try_with(|timers| post.settle(timers));
-        if at_home.is_none() {
-            shared.raise_timer(&self.node, CHANGED, post.clock, deadline_ns);
+        match at_home {
+            Some(_) => shared.touched(),
+            None => shared.raise_timer(&self.node, CHANGED, post.clock, deadline_ns),
         }
     }
 }
@@ -310,7 +311,7 @@ impl fmt::Debug for Timer {
 type Callback = Box<dyn FnMut(&AioContext)>;
 
 /// One timer as its home thread keeps it.
-pub(super) struct Slot {
+pub(crate) struct Slot {
     node: Arc<Node<Posted>>,
     state: State,
 }
@@ -371,7 +372,7 @@ impl TimerTable {
     }
 
     /// Takes every timer out, for the caller to drop.
-    pub(super) fn take_all(&mut self) -> Slab<Slot> {
+    pub(crate) fn take_all(&mut self) -> Slab<Slot> {
         mem::take(&mut self.slots)
     }
 }

@@ -112,6 +112,7 @@ impl Future for Sleep {
         });
         // Not under the borrow: the last waker of a task may take the task along.
         drop(before);
+        this.context.touched();
         Poll::Pending
     }
 }
