@@ -1,13 +1,14 @@
-//! What other threads may hold of a context, and the results they wait for.
+//! What other threads may hold of a context.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    task::{Context, Poll, Waker},
+use std::{future::Future, sync::Arc};
+
+use crate::{
+    context::AioContext,
+    error::AioError,
+    join::{JoinHandle, oneshot},
+    polling::PollParams,
+    shared::Shared,
 };
-
-use crate::{context::AioContext, error::AioError, polling::PollParams, shared::Shared};
 
 /// The one part of a context that may leave its home thread: posts work and wakes the loop.
 ///
@@ -100,117 +101,8 @@ impl Handle {
         let (sender, handle) = oneshot();
         self.schedule(move |context| {
             let future = start(context.clone());
-            drop(context.spawn(async move { sender.send(future.await) }));
+            drop(context.spawn(sender.send_result_of(future)));
         });
         handle
-    }
-}
-
-/// What a [`JoinHandle`] waits on.
-#[derive(Debug)]
-struct Oneshot<T> {
-    state: Mutex<OneshotState<T>>,
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-enum OneshotState<T> {
-    Empty(Option<Waker>),
-    Sent(T),
-    /// The value was taken, or will never come.
-    Closed,
-}
-
-/// Sends the one value, or by being dropped tells that none will come.
-#[derive(Debug)]
-pub(crate) struct Sender<T>(Arc<Oneshot<T>>);
-
-/// A value that one thread sends and another waits for.
-pub(crate) fn oneshot<T>() -> (Sender<T>, JoinHandle<T>) {
-    let state = Mutex::new(OneshotState::Empty(None));
-    let shared = Arc::new(Oneshot {
-        state,
-        changed: Condvar::new(),
-    });
-    (Sender(shared.clone()), JoinHandle(shared))
-}
-
-impl<T> Oneshot<T> {
-    /// Moves on from `Empty`, once.
-    fn settle(&self, settled: OneshotState<T>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let OneshotState::Empty(waker) = &mut *state else {
-            return;
-        };
-        let waker = waker.take();
-        *state = settled;
-        drop(state);
-        self.changed.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-impl<T> Sender<T> {
-    pub(crate) fn send(self, value: T) {
-        self.0.settle(OneshotState::Sent(value));
-    }
-}
-
-impl<T> Drop for Sender<T> {
-    fn drop(&mut self) {
-        self.0.settle(OneshotState::Closed);
-    }
-}
-
-/// The result of something that runs on another thread's context.
-///
-/// It can be awaited on any executor, or waited for with [`wait`](Self::wait). Dropping it detaches
-/// the work, which goes on.
-#[derive(Debug)]
-#[must_use = "a dropped handle lets the work run on unobserved"]
-pub struct JoinHandle<T>(Arc<Oneshot<T>>);
-
-impl<T> JoinHandle<T> {
-    /// Blocks until the work is done.
-    ///
-    /// Never call it on the thread of a context: nothing there would make progress meanwhile.
-    ///
-    /// # Panics
-    ///
-    /// When the context was closed before the work was done: whoever waits keeps it alive.
-    pub fn wait(self) -> T {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match std::mem::replace(&mut *state, OneshotState::Closed) {
-                OneshotState::Sent(value) => return value,
-                OneshotState::Closed => unreachable!("{CLOSED}"),
-                empty @ OneshotState::Empty(_) => *state = empty,
-            }
-            state = self
-                .0
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-const CLOSED: &str = "a context lives until those who wait for its work have their answer";
-
-impl<T> Future for JoinHandle<T> {
-    type Output = T;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *state, OneshotState::Closed) {
-            OneshotState::Sent(value) => Poll::Ready(value),
-            OneshotState::Closed => unreachable!("{CLOSED}"),
-            OneshotState::Empty(_) => {
-                *state = OneshotState::Empty(Some(cx.waker().clone()));
-                Poll::Pending
-            }
-        }
     }
 }
