@@ -224,7 +224,7 @@ pub(crate) mod conformance;
 mod operation_tests;
 #[cfg(test)]
 #[cfg(not(loom))]
-mod tests_on_each;
+pub(crate) mod tests_on_each;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod watch_tests;

@@ -26,6 +26,7 @@ use crate::{
     fd_handler::FdHandlerTable,
     handle::Handle,
     home::Home,
+    migratable::Guests,
     op::{Key, Op, Outcome},
     request::Requests,
     shared::Shared,
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     requests: RefCell<Requests>,
     timers: RefCell<TimerTable>,
     tasks: RefCell<TaskTable>,
+    guests: Guests,
     bottom_halves: RefCell<BottomHalfTable>,
     /// Completions on their way from the backend to their requests.
     completions: RefCell<VecDeque<(Key, Outcome)>>,
@@ -100,6 +102,7 @@ impl AioContext {
             requests: RefCell::new(Requests::new(backend)),
             timers: RefCell::default(),
             tasks: RefCell::default(),
+            guests: Guests::default(),
             bottom_halves: RefCell::default(),
             completions: RefCell::default(),
             fresh: RefCell::default(),
@@ -163,7 +166,7 @@ impl AioContext {
             kicks: self.inner.shared.kicks(),
             requests_in_flight: requests.in_flight(),
             requests_orphaned: requests.orphaned(),
-            tasks: self.inner.tasks.borrow().len(),
+            tasks: self.inner.tasks.borrow().len() + self.inner.guests.len(),
             enters: backend.enters,
             cq_overflows: backend.cq_overflows,
             stale_completions: backend.stale_completions,
@@ -270,6 +273,10 @@ impl AioContext {
         &self.inner.timers
     }
 
+    pub(crate) fn guests(&self) -> &Guests {
+        &self.inner.guests
+    }
+
     /// Has a worker run an operation.
     pub(crate) fn start_on_worker(&self, key: Key, op: Op) {
         self.inner.desk.push(key, op);
@@ -320,6 +327,7 @@ impl Inner {
             }
             drop(tasks);
         }
+        self.guests.close();
         let local = self.shared.local.with(mem::take);
         drop(local);
         let handlers = self.handlers.borrow_mut().take_all();

@@ -6,6 +6,7 @@ use crate::{
     context::AioContext,
     error::AioError,
     join::{JoinHandle, oneshot},
+    migratable,
     polling::PollParams,
     shared::Shared,
 };
@@ -86,6 +87,28 @@ impl Handle {
         let (sender, handle) = oneshot();
         self.schedule(move |context| sender.send(call(context)));
         handle
+    }
+
+    /// Runs `future` as a task that begins on this context, and that may move to others by
+    /// [`reschedule_to`](crate::reschedule_to).
+    ///
+    /// It is polled only on the home thread of the context that it is on, and waking it queues it
+    /// there; tasks of one context are polled in the order of their wake-ups. Closing that context
+    /// drops it, which its handle [tells](JoinHandle::join). Since it moves, it cannot hold a context
+    /// or its requests across an `.await`: it asks for [the context](AioContext::current) where it
+    /// is, and has others' tasks do what belongs to them. Dropping the returned handle detaches the
+    /// task.
+    pub fn spawn_migratable<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let (sender, handle) = oneshot();
+        migratable::spawn(&self.shared, sender.send_result_of(future));
+        handle
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Calls `start` on the home thread and runs the future that it returns there, as a task.

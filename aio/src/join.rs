@@ -286,9 +286,12 @@ mod tests {
         let thread = IoThread::start(Config::default()).unwrap();
         let seen = Arc::<(AtomicBool, AtomicBool)>::default();
         let guarded = seen.clone();
-        let task = thread.handle().spawn(|cx| async move {
-            let _guard = Guard(guarded, cx);
-            pending::<()>().await;
+        let task = thread.handle().spawn(|cx| {
+            let guard = Guard(guarded, cx);
+            async move {
+                let _guard = guard;
+                pending::<()>().await;
+            }
         });
         thread.handle().call(|_| ()).wait();
         task.abort();

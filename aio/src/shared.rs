@@ -18,6 +18,7 @@ use crate::{
     fd_handler::FdHandlerKey,
     home::Home,
     inbox::{Inbox, Listed, Node},
+    migratable::DueTask,
     polling::SharedParams,
     sys::EventFd,
     task::{TaskKey, TaskPost},
@@ -47,13 +48,19 @@ pub(crate) enum What {
 #[derive(Default)]
 pub(crate) struct Local {
     /// Woken tasks, in the order of their wake-ups.
-    pub(crate) runnable: VecDeque<TaskKey>,
+    pub(crate) runnable: VecDeque<Runnable>,
     /// Bottom halves whose turn it is. Here and not on the loop's stack, so that a nested turn goes on with them.
     pub(crate) due: VecDeque<Due>,
     /// Bottom halves that were scheduled as idle.
     pub(crate) idle: VecDeque<BottomHalfKey>,
     /// Handlers of descriptors that were dropped, and are still to be removed.
     pub(crate) dropped_handlers: Vec<FdHandlerKey>,
+}
+
+/// A task whose turn it is.
+pub(crate) enum Runnable {
+    Task(TaskKey),
+    Migratable(DueTask),
 }
 
 /// A bottom half whose turn it is.
@@ -72,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox<Posted>,
     /// One-shot bottom halves, which allocate anyway.
     posts: SegQueue<OneShot>,
+    /// Migratable tasks that were woken elsewhere, or have moved here.
+    pub(crate) migrants: SegQueue<DueTask>,
     /// Workers have finished something, or their limits have changed. Not a post, so that it does not
     /// wait behind a flood of them.
     worked: AtomicBool,
@@ -94,6 +103,7 @@ impl Shared {
             name: config.name.clone(),
             inbox: Inbox::new(),
             posts: SegQueue::new(),
+            migrants: SegQueue::new(),
             worked: AtomicBool::new(false),
             local: Home::new(Local::default()),
             timers: Home::new(Timers::new()),
@@ -133,6 +143,14 @@ impl Shared {
     /// A post to a closed context is dropped.
     pub(crate) fn post(&self, callback: OneShot) {
         self.posts.push(callback);
+        self.after_post();
+    }
+
+    /// Leaves a migratable task for the home thread, and wakes it if it sleeps. Any thread.
+    ///
+    /// A closed context drops it.
+    pub(crate) fn post_migrant(&self, task: DueTask) {
+        self.migrants.push(task);
         self.after_post();
     }
 
@@ -183,7 +201,7 @@ impl Shared {
             // it the other way round: one of the two sees the other.
             self.kick_if_asleep();
         }
-        if self.closed.load(Ordering::Relaxed) {
+        if self.is_closed() {
             self.discard_posts();
         }
     }
@@ -243,9 +261,14 @@ impl Shared {
         self.posts.pop()
     }
 
+    /// Whether other threads have woken something, or scheduled it again.
+    pub(crate) fn has_inbox(&self) -> bool {
+        !self.inbox.is_empty() || !self.migrants.is_empty()
+    }
+
     /// Whether other threads have left something.
     pub(crate) fn has_posts(&self) -> bool {
-        !self.inbox.is_empty() || self.worked.load(Ordering::Relaxed) || !self.posts.is_empty()
+        self.has_inbox() || self.worked.load(Ordering::Relaxed) || !self.posts.is_empty()
     }
 
     /// Refuses posts from now on, and drops those that nobody will take.
@@ -255,10 +278,18 @@ impl Shared {
         self.discard_posts();
     }
 
+    /// Whether posts are refused. Exact on the home thread.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
     fn discard_posts(&self) {
         drop(self.inbox.take());
         while let Some(post) = self.posts.pop() {
             drop(post);
+        }
+        while let Some(task) = self.migrants.pop() {
+            drop(task);
         }
     }
 }

@@ -18,7 +18,7 @@ use slab::Slab;
 
 use crate::{
     inbox::Node,
-    shared::{Local, Posted, Shared, What},
+    shared::{Local, Posted, Runnable, Shared, What},
 };
 
 type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
@@ -42,7 +42,7 @@ impl TaskPost {
     fn queue(&self, local: &mut Local) {
         if !self.queued.load(Ordering::Relaxed) {
             self.queued.store(true, Ordering::Relaxed);
-            local.runnable.push_back(self.key);
+            local.runnable.push_back(Runnable::Task(self.key));
         }
     }
 }

@@ -9,11 +9,7 @@ pub(crate) fn on_each(test: impl Fn(&AioContext)) {
 
 /// The same, with contexts made by `config` but for the backend.
 pub(crate) fn on_each_with(config: Config, test: impl Fn(&AioContext)) {
-    for backend in [BackendKind::IoUring, BackendKind::Epoll] {
-        if backend == BackendKind::IoUring && super::probe_io_uring().is_err() {
-            skipped("io_uring half of the conformance suite: needs a kernel that allows io_uring");
-            continue;
-        }
+    for backend in each_backend() {
         let context = AioContext::new(Config {
             backend: Some(backend),
             ..config.clone()
@@ -22,6 +18,20 @@ pub(crate) fn on_each_with(config: Config, test: impl Fn(&AioContext)) {
         test(&context);
         context.close();
     }
+}
+
+/// The backends that this machine has.
+pub(crate) fn each_backend() -> impl Iterator<Item = BackendKind> {
+    let is_here = |backend: &BackendKind| {
+        let is_here = *backend == BackendKind::Epoll || super::probe_io_uring().is_ok();
+        if !is_here {
+            skipped("io_uring half of the conformance suite: needs a kernel that allows io_uring");
+        }
+        is_here
+    };
+    [BackendKind::IoUring, BackendKind::Epoll]
+        .into_iter()
+        .filter(is_here)
 }
 
 /// Tells the test command of something that could not be tested here.

@@ -21,7 +21,7 @@ use crate::{
     current::Turning,
     fd_handler,
     request::Ended,
-    shared::{Due, Local, Shared, What},
+    shared::{Due, Local, Runnable, Shared, What},
     task::{self, TaskKey},
 };
 
@@ -200,6 +200,11 @@ impl AioContext {
                 }
             }
         }
+        // Each task is in there once, so this ends.
+        while let Some(task) = shared.migrants.pop() {
+            let task = Runnable::Migratable(task);
+            shared.local.with(|local| local.runnable.push_back(task));
+        }
     }
 
     /// Sorts what other threads, and this one, have left for the loop.
@@ -288,13 +293,16 @@ impl AioContext {
         let mut progress = false;
         for _ in 0..TASKS_PER_TURN {
             let mut next = shared.local.with(|local| local.runnable.pop_front());
-            if next.is_none() && !shared.inbox.is_empty() {
+            if next.is_none() && shared.has_inbox() {
                 self.take_inbox();
                 next = shared.local.with(|local| local.runnable.pop_front());
             }
-            let Some(key) = next else { break };
-            progress = true;
-            self.run_task(key);
+            progress |= next.is_some();
+            match next {
+                Some(Runnable::Task(key)) => self.run_task(key),
+                Some(Runnable::Migratable(task)) => task.run(self),
+                None => break,
+            }
         }
         progress
     }

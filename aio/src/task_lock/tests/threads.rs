@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::{
-    AioContext, BackendKind, ByteSemaphore, Config, IoThread, TaskMutex, TaskQueue, TaskRwLock,
-    probe_io_uring,
+    AioContext, ByteSemaphore, Config, IoThread, TaskMutex, TaskQueue, TaskRwLock,
+    backend::tests_on_each::each_backend,
 };
 
 const TASKS: u64 = 8;
@@ -24,11 +24,9 @@ struct Pair([IoThread; 2]);
 impl Pair {
     /// A pair for each backend that this machine has.
     fn of_each_backend() -> impl Iterator<Item = Self> {
-        let kinds = [BackendKind::IoUring, BackendKind::Epoll];
-        let here = |kind: &BackendKind| *kind == BackendKind::Epoll || probe_io_uring().is_ok();
-        kinds.into_iter().filter(here).map(|kind| {
+        each_backend().map(|backend| {
             let config = Config {
-                backend: Some(kind),
+                backend: Some(backend),
                 ..Config::default()
             };
             Self([(); 2].map(|()| IoThread::start(config.clone()).unwrap()))
