@@ -177,6 +177,11 @@ pub(crate) fn choose(
     shared: &Arc<Shared>,
     pool: &Arc<PoolShared>,
 ) -> Result<Box<dyn Backend>, AioError> {
+    #[cfg(test)]
+    #[cfg(not(loom))]
+    if let Some(ring) = &config.test_ring {
+        return Ok(ring.backend(shared, pool));
+    }
     let wanted = match config.backend {
         Some(kind) => Some(kind),
         None => BackendKind::from_env()?,
@@ -222,6 +227,9 @@ pub(crate) mod conformance;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod operation_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
+pub(crate) mod test_ring;
 #[cfg(test)]
 #[cfg(not(loom))]
 pub(crate) mod tests_on_each;

@@ -282,6 +282,7 @@ impl<R: Ring> Uring<R> {
 
     /// Moves arrived completions out of the ring. Runs nobody's code.
     fn reap(&mut self, requests: &mut RequestTable, events: &mut Events) {
+        self.stats.cq_overflows += u64::from(self.ring.is_overflown());
         let mut cqes = mem::take(&mut self.cqes);
         self.ring.reap(&mut cqes);
         for cqe in cqes.drain(..) {
@@ -297,7 +298,6 @@ impl<R: Ring> Uring<R> {
             }
         }
         self.cqes = cqes;
-        self.stats.cq_overflows = self.ring.overflowed();
     }
 
     fn kick_arrived(&mut self) {
@@ -477,6 +477,12 @@ impl<R: Ring> Uring<R> {
     }
 }
 
+#[cfg(test)]
+#[cfg(not(loom))]
+pub(crate) mod fake;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod fake_tests;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
