@@ -162,6 +162,9 @@ pub(crate) trait Backend: fmt::Debug {
     /// Whether something has happened that [`Self::wait`] would bring, as far as memory can tell.
     fn has_news(&mut self) -> bool;
 
+    /// Whether a [`Self::wait`] that does not sleep could do or bring anything.
+    fn is_busy(&mut self) -> bool;
+
     /// Hands new operations to the kernel, waits, and adds what has happened to `events`.
     ///
     /// Never runs anybody's code. Returns early when the context is kicked.

@@ -412,6 +412,14 @@ impl<R: Ring> Backend for Uring<R> {
             || self.ring.needs_enter()
     }
 
+    fn is_busy(&mut self) -> bool {
+        self.kick != Kick::Armed
+            || !self.backlog.is_empty()
+            || !self.cancels.is_empty()
+            || self.watches.has_plans()
+            || self.has_news()
+    }
+
     fn wait(&mut self, wait: Wait, requests: &mut RequestTable, events: &mut Events) {
         self.refill(requests);
         let ready = self.watches.run_rechecks();

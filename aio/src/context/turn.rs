@@ -152,8 +152,10 @@ impl AioContext {
 
     /// Hands new requests to the kernel, waits as told, and takes what has happened; returns whether that was anything.
     pub(super) fn gather(&self, wait: Wait) -> bool {
-        let mut fresh = mem::take(&mut *self.inner.fresh.borrow_mut());
-        self.inner.requests.borrow_mut().wait(wait, &mut fresh);
+        let mut fresh = self.inner.fresh.borrow_mut();
+        if !self.inner.requests.borrow_mut().wait(wait, &mut fresh) {
+            return false;
+        }
         let some = !fresh.completions.is_empty() || !fresh.ready.is_empty();
         self.inner
             .completions
@@ -165,7 +167,6 @@ impl AioContext {
                 handlers.note(watch, events);
             }
         }
-        self.inner.fresh.replace(fresh);
         some
     }
 
