@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    mem,
     pin::pin,
     sync::{
         Arc,
@@ -202,7 +201,10 @@ impl AioContext {
             }
         }
         // Each task is in there once, so this ends.
-        while let Some(task) = shared.migrants.pop() {
+        // Looking costs less than trying to take.
+        while !shared.migrants.is_empty()
+            && let Some(task) = shared.migrants.pop()
+        {
             let task = Runnable::Migratable(task);
             shared.local.with(|local| local.runnable.push_back(task));
         }
