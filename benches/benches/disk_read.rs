@@ -1,6 +1,6 @@
 //! Random reads of 4 KiB, 64 at a time: `aio` against a raw ring that does only this, and runtimes.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{fs::File, os::unix::fs::FileExt, rc::Rc};
 
 use aio::{BackendKind, Fd};
 use benches::{
@@ -68,7 +68,10 @@ fn reads(races: &mut Races, scratch: &Scratch, backend: BackendKind) {
 
 fn ours<'a>(name: &'static str, context: &'a Loop, scratch: &Scratch) -> Side<'a> {
     let file = Fd::from(scratch.open().expect("a scratch file opens"));
+    let registered = Rc::new(context.register_file(&file));
     random_reads(name, context, scratch, READS, move |cx, offset, buf| {
+        // It is registered for as long as this closure lives.
+        let _kept = &registered;
         let file = file.clone();
         async move {
             let (buf, count) = cx.read(&file, offset, buf).await;
@@ -92,22 +95,31 @@ fn pread(file: File, mut blocks: RandomBlocks) -> Side<'static> {
 /// How often the kernel is entered for a read, and how often it hands one to a thread of its own.
 fn system_calls(races: &mut Races, scratch: &Scratch) {
     const ROUNDS: u64 = 64;
+    let name = |what: &str| format!("system_calls/{}/{what}_per_read", scratch.name());
+    let measure = |count: &dyn Fn(&Loop) -> Option<u64>| {
+        let context = Loop::on(BackendKind::IoUring)?;
+        let mut side = ours("aio", &context, scratch);
+        // What is only done once is done before.
+        side.run(1);
+        let before = count(&context)?;
+        side.run(ROUNDS);
+        let after = count(&context)?;
+        Some((after - before) as f64 / (ROUNDS * READS) as f64)
+    };
+    races.figure(&name("enters_by_our_count"), "calls", || {
+        measure(&|context| Some(context.stats().enters))
+    });
     let events = [
         ("enters", Event::IoUringEnter),
         ("punts", Event::IoUringPunt),
     ];
     for (what, event) in events {
-        let name = format!("system_calls/{}/{what}_per_read", scratch.name());
+        let name = name(what);
         races.figure(&name, "calls", || {
-            let context = Loop::on(BackendKind::IoUring)?;
-            let mut side = ours("aio", &context, scratch);
-            // What is only done once is done before.
-            side.run(1);
-            let counter = Counter::start(event)
-                .inspect_err(|error| skipped(format_args!("{name}: {error}")))
-                .ok()?;
-            side.run(ROUNDS);
-            Some(counter.count() as f64 / (ROUNDS * READS) as f64)
+            let counter = Counter::start(event);
+            let counter = counter.inspect_err(|error| skipped(format_args!("{name}: {error}")));
+            let counter = counter.ok()?;
+            measure(&|_| Some(counter.count()))
         });
     }
 }

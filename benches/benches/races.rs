@@ -9,6 +9,7 @@ mod idle;
 mod nodes;
 mod peers;
 mod raw_buffer;
+mod readiness;
 mod timer;
 mod wakeup;
 
@@ -19,6 +20,7 @@ fn main() {
         bottom_half::run(races);
         wakeup::run(races);
         timer::run(races);
+        readiness::run(races);
         buffer::run(races);
         copy::run(races);
         idle::run(races);

@@ -10,6 +10,7 @@ mod race;
 pub mod raw_copy;
 pub mod raw_counter;
 pub mod raw_memory;
+pub mod raw_poll;
 pub mod raw_ring;
 mod scratch;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    mem,
     pin::pin,
     sync::{
         Arc,
@@ -151,10 +152,8 @@ impl AioContext {
 
     /// Hands new requests to the kernel, waits as told, and takes what has happened; returns whether that was anything.
     pub(super) fn gather(&self, wait: Wait) -> bool {
-        let mut fresh = self.inner.fresh.borrow_mut();
-        if !self.inner.requests.borrow_mut().wait(wait, &mut fresh) {
-            return false;
-        }
+        let mut fresh = mem::take(&mut *self.inner.fresh.borrow_mut());
+        self.inner.requests.borrow_mut().wait(wait, &mut fresh);
         let some = !fresh.completions.is_empty() || !fresh.ready.is_empty();
         self.inner
             .completions
@@ -166,6 +165,7 @@ impl AioContext {
                 handlers.note(watch, events);
             }
         }
+        self.inner.fresh.replace(fresh);
         some
     }
 
@@ -201,10 +201,7 @@ impl AioContext {
             }
         }
         // Each task is in there once, so this ends.
-        // Looking costs less than trying to take.
-        while !shared.migrants.is_empty()
-            && let Some(task) = shared.migrants.pop()
-        {
+        while let Some(task) = shared.migrants.pop() {
             let task = Runnable::Migratable(task);
             shared.local.with(|local| local.runnable.push_back(task));
         }
