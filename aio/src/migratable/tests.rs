@@ -334,6 +334,26 @@ fn closing_drops_the_tasks_that_wait_there_whoever_holds_their_wakers() {
 }
 
 #[test]
+fn a_task_belongs_to_the_context_that_it_moved_to() {
+    let [old, new] = ["old", "new"].map(|_| AioContext::new(Config::default()).unwrap());
+    let (bell, target) = (Bell::default(), new.handle().clone());
+    let rung = bell.clone();
+    let task = old.handle().spawn_migratable(async move {
+        reschedule_to(&target).await;
+        rung.until(|| false).await;
+    });
+    old.poll(Blocking::No);
+    assert_eq!((old.stats().tasks, new.stats().tasks), (0, 0), "on its way");
+    new.poll(Blocking::No);
+    assert_eq!((old.stats().tasks, new.stats().tasks), (0, 1));
+    old.close();
+    assert!(!task.is_finished());
+    new.close();
+
+    assert_eq!(task.join().wait(), Err(Closed));
+}
+
+#[test]
 fn a_task_that_closes_its_own_context_is_dropped_when_it_yields() {
     let context = AioContext::new(Config::default()).unwrap();
     let task = context.handle().spawn_migratable(async {
