@@ -162,6 +162,9 @@ pub(crate) trait Backend: fmt::Debug {
     /// Whether something has happened that [`Self::wait`] would bring, as far as memory can tell.
     fn has_news(&mut self) -> bool;
 
+    /// Whether a [`Self::wait`] that does not sleep could do or bring anything.
+    fn is_busy(&mut self) -> bool;
+
     /// Hands new operations to the kernel, waits, and adds what has happened to `events`.
     ///
     /// Never runs anybody's code. Returns early when the context is kicked.
@@ -177,6 +180,11 @@ pub(crate) fn choose(
     shared: &Arc<Shared>,
     pool: &Arc<PoolShared>,
 ) -> Result<Box<dyn Backend>, AioError> {
+    #[cfg(test)]
+    #[cfg(not(loom))]
+    if let Some(ring) = &config.test_ring {
+        return Ok(ring.backend(shared, pool));
+    }
     let wanted = match config.backend {
         Some(kind) => Some(kind),
         None => BackendKind::from_env()?,
@@ -222,6 +230,9 @@ pub(crate) mod conformance;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod operation_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
+pub(crate) mod test_ring;
 #[cfg(test)]
 #[cfg(not(loom))]
 pub(crate) mod tests_on_each;

@@ -27,6 +27,7 @@ impl<T> Home<T> {
     }
 
     /// Whether the calling thread is the home.
+    #[inline]
     pub(crate) fn is_home(&self) -> bool {
         sys::thread_token() == self.thread
     }
@@ -34,11 +35,13 @@ impl<T> Home<T> {
     /// Calls `visit` with the value on its home thread, and not at all on others.
     ///
     /// `visit` must not come back here.
+    #[inline]
     pub(crate) fn try_with<R>(&self, visit: impl FnOnce(&mut T) -> R) -> Option<R> {
         self.is_home().then(|| visit(&mut self.value.borrow_mut()))
     }
 
     /// Calls `visit` with the value. Home thread only.
+    #[inline]
     pub(crate) fn with<R>(&self, visit: impl FnOnce(&mut T) -> R) -> R {
         self.try_with(visit)
             .expect("only the home thread comes here")

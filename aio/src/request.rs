@@ -310,10 +310,14 @@ impl Requests {
         self.backend_mut().has_news()
     }
 
-    /// As [`Backend::wait`].
-    pub(crate) fn wait(&mut self, wait: Wait, events: &mut Events) {
+    /// As [`Backend::wait`]; returns whether it may have brought anything.
+    pub(crate) fn wait(&mut self, wait: Wait, events: &mut Events) -> bool {
         let (backend, table) = self.parts();
+        if wait == Wait::No && !backend.is_busy() {
+            return false;
+        }
         backend.wait(wait, table, events);
+        true
     }
 
     /// Looks whether the request of `key` is done; then it is gone, and what it owned comes back.

@@ -217,6 +217,7 @@ impl Shared {
     }
 
     /// Calls `visit` with the home thread's queues if that is the calling thread, and sees to it that the loop looks.
+    #[inline]
     pub(crate) fn at_home<R>(&self, visit: impl FnOnce(&mut Local) -> R) -> Option<R> {
         let done = self.local.try_with(visit)?;
         self.touched();
@@ -227,6 +228,7 @@ impl Shared {
     ///
     /// A loop of our own is awake then, and looks before it sleeps. Somebody else's may have made
     /// up its mind to sleep already.
+    #[inline]
     pub(crate) fn touched(&self) {
         if self.foreign.load(Ordering::Relaxed) {
             self.kick_if_asleep();
@@ -258,6 +260,10 @@ impl Shared {
     }
 
     pub(crate) fn take_post(&self) -> Option<OneShot> {
+        // Looking costs less than trying to take.
+        if self.posts.is_empty() {
+            return None;
+        }
         self.posts.pop()
     }
 

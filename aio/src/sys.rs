@@ -178,6 +178,8 @@ pub(crate) fn epoll_wait(
         .as_ref()
         .map_or(std::ptr::null(), |timeout| &raw const *timeout);
     let room = libc::c_int::try_from(events.len()).expect("the array is small");
+    #[cfg(test)]
+    interrupts::take()?;
     // SAFETY: `events` has room for `room` entries, `timeout` is null or lives in this frame, and
     // no signal mask is given.
     let count = check(unsafe {
@@ -223,6 +225,32 @@ pub(crate) fn check_pollable(fd: BorrowedFd<'_>) -> io::Result<()> {
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod interrupts {
+    //! Has waits of this thread be interrupted now and then, as by signals.
+
+    use std::{cell::Cell, io};
+
+    thread_local! {
+        static EVERY: Cell<u32> = const { Cell::new(0) };
+        static CALLS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// From now on each `every`th wait of this thread fails with `EINTR`; zero is none.
+    pub(crate) fn set(every: u32) {
+        EVERY.set(every);
+    }
+
+    pub(super) fn take() -> io::Result<()> {
+        CALLS.set(CALLS.get().wrapping_add(1));
+        match EVERY.get() {
+            0 => Ok(()),
+            every if CALLS.get().is_multiple_of(every) => Err(io::ErrorKind::Interrupted.into()),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -419,6 +419,11 @@ impl Backend for Epoll {
         !self.done.is_empty()
     }
 
+    fn is_busy(&mut self) -> bool {
+        // A kick alone need not be taken before the loop sleeps, unless somebody else does so for it.
+        !self.done.is_empty() || !self.descriptors.is_empty() || self.foreign
+    }
+
     fn wait(&mut self, wait: Wait, requests: &mut RequestTable, events: &mut Events) {
         let timeout = match wait {
             _ if !self.done.is_empty() => Some(0),
@@ -426,10 +431,7 @@ impl Backend for Epoll {
             Wait::Ns(ns) => Some(ns),
             Wait::Forever => None,
         };
-        // A kick alone need not be taken before the loop sleeps, unless somebody else does so for it.
-        if wait != Wait::No || !self.descriptors.is_empty() || self.foreign {
-            self.take_events(timeout, requests, &mut events.ready);
-        }
+        self.take_events(timeout, requests, &mut events.ready);
         events.completions.append(&mut self.done);
     }
 

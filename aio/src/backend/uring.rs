@@ -282,6 +282,7 @@ impl<R: Ring> Uring<R> {
 
     /// Moves arrived completions out of the ring. Runs nobody's code.
     fn reap(&mut self, requests: &mut RequestTable, events: &mut Events) {
+        self.stats.cq_overflows += u64::from(self.ring.is_overflown());
         let mut cqes = mem::take(&mut self.cqes);
         self.ring.reap(&mut cqes);
         for cqe in cqes.drain(..) {
@@ -297,7 +298,6 @@ impl<R: Ring> Uring<R> {
             }
         }
         self.cqes = cqes;
-        self.stats.cq_overflows = self.ring.overflowed();
     }
 
     fn kick_arrived(&mut self) {
@@ -412,6 +412,14 @@ impl<R: Ring> Backend for Uring<R> {
             || self.ring.needs_enter()
     }
 
+    fn is_busy(&mut self) -> bool {
+        self.kick != Kick::Armed
+            || !self.backlog.is_empty()
+            || !self.cancels.is_empty()
+            || self.watches.has_plans()
+            || self.has_news()
+    }
+
     fn wait(&mut self, wait: Wait, requests: &mut RequestTable, events: &mut Events) {
         self.refill(requests);
         let ready = self.watches.run_rechecks();
@@ -477,6 +485,12 @@ impl<R: Ring> Uring<R> {
     }
 }
 
+#[cfg(test)]
+#[cfg(not(loom))]
+pub(crate) mod fake;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod fake_tests;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;

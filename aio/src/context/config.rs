@@ -15,6 +15,10 @@ pub struct Config {
     pub backend: Option<BackendKind>,
     /// Most bytes that the context's buffers may take.
     pub buffer_bytes_max: usize,
+    /// A ring for tests, instead of the one there would be.
+    #[cfg(test)]
+    #[cfg(not(loom))]
+    pub(crate) test_ring: Option<crate::backend::test_ring::TestRing>,
     /// Entries of the ring's submission queue, where there is a ring: rounded up to a power of two.
     ///
     /// It bounds how many requests are submitted by one system call. Sixteen times as many may be in
@@ -45,6 +49,9 @@ impl Default for Config {
             name: "aio".to_owned(),
             backend: None,
             buffer_bytes_max: 64 << 20,
+            #[cfg(test)]
+            #[cfg(not(loom))]
+            test_ring: None,
             ring_entries: 256,
             workers_max: 64,
             poll_max_ns: 0,

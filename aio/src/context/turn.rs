@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    mem,
     pin::pin,
     sync::{
         Arc,
@@ -152,8 +151,10 @@ impl AioContext {
 
     /// Hands new requests to the kernel, waits as told, and takes what has happened; returns whether that was anything.
     pub(super) fn gather(&self, wait: Wait) -> bool {
-        let mut fresh = mem::take(&mut *self.inner.fresh.borrow_mut());
-        self.inner.requests.borrow_mut().wait(wait, &mut fresh);
+        let mut fresh = self.inner.fresh.borrow_mut();
+        if !self.inner.requests.borrow_mut().wait(wait, &mut fresh) {
+            return false;
+        }
         let some = !fresh.completions.is_empty() || !fresh.ready.is_empty();
         self.inner
             .completions
@@ -165,7 +166,6 @@ impl AioContext {
                 handlers.note(watch, events);
             }
         }
-        self.inner.fresh.replace(fresh);
         some
     }
 
@@ -201,7 +201,10 @@ impl AioContext {
             }
         }
         // Each task is in there once, so this ends.
-        while let Some(task) = shared.migrants.pop() {
+        // Looking costs less than trying to take.
+        while !shared.migrants.is_empty()
+            && let Some(task) = shared.migrants.pop()
+        {
             let task = Runnable::Migratable(task);
             shared.local.with(|local| local.runnable.push_back(task));
         }

@@ -93,8 +93,8 @@ impl Ring for KernelRing {
         }));
     }
 
-    fn overflowed(&mut self) -> u64 {
-        u64::from(self.ring.completion().overflow())
+    fn is_overflown(&mut self) -> bool {
+        self.ring.submission().cq_overflow()
     }
 
     fn supports(&self, opcode: u8) -> bool {

@@ -57,8 +57,8 @@ pub(crate) trait Ring: fmt::Debug {
     /// Moves the completions that have arrived to `cqes`.
     fn reap(&mut self, cqes: &mut Vec<Cqe>);
 
-    /// Completions the kernel had no room for and could not keep, ever.
-    fn overflowed(&mut self) -> u64;
+    /// Whether the kernel holds completions back because the queue is full.
+    fn is_overflown(&mut self) -> bool;
 
     /// Whether the kernel knows the operation.
     fn supports(&self, opcode: u8) -> bool;

@@ -129,6 +129,11 @@ impl Watches {
         None
     }
 
+    /// Whether any watch is to be armed.
+    pub(super) fn has_plans(&self) -> bool {
+        !self.to_arm.is_empty()
+    }
+
     /// The watch that [`Self::next_to_arm`] gave is in the submission queue.
     pub(super) fn armed(&mut self) {
         let key = self.to_arm.pop_front().expect("it was looked at before");
