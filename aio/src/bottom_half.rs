@@ -96,7 +96,8 @@ fn raise(node: &Arc<Node<Posted>>, bits: u32) {
 
 /// A callback that can be scheduled again and again, from any thread; made by [`AioContext::bottom_half`].
 ///
-/// Every method may be called on any thread, never blocks and allocates nothing. Dropping the value
+/// Every method may be called on any thread, never blocks and allocates nothing; but not in a signal
+/// handler, which can [set an event](crate::EventNotifier::set) instead. Dropping the value
 /// deletes the bottom half: the callback is not called any more once the drop has happened on the
 /// home thread, and is freed there, in a later turn. It may be dropped from within its own callback.
 pub struct BottomHalf {
@@ -324,20 +325,34 @@ impl BottomHalfTable {
         }
     }
 
-    /// Takes every callback out, for the caller to drop, with the names of those that nobody has deleted.
-    pub(crate) fn take_all(&mut self) -> (Vec<Callback>, Vec<&'static str>) {
+    /// Takes every callback out, for the caller to drop, and what [`not_deleted`] asks afterwards.
+    pub(crate) fn take_all(&mut self) -> (Vec<Callback>, Vec<Remains>) {
         let mut callbacks = Vec::new();
-        let mut leaked = Vec::new();
+        let mut remains = Vec::new();
         for (_, slot) in mem::take(&mut self.slots) {
-            if slot.node.bits() & DELETED == 0 {
-                leaked.push(slot.name);
-            }
+            remains.push(Remains {
+                name: slot.name,
+                node: slot.node,
+            });
             if let State::Idle(callback) = slot.state {
                 callbacks.push(callback);
             }
         }
-        (callbacks, leaked)
+        (callbacks, remains)
     }
+}
+
+/// A bottom half whose context has been closed.
+pub(crate) struct Remains {
+    name: &'static str,
+    node: Arc<Node<Posted>>,
+}
+
+/// The names of those that nobody has deleted.
+pub(crate) fn not_deleted(remains: Vec<Remains>) -> Vec<&'static str> {
+    let leaked = |bottom_half: &Remains| bottom_half.node.bits() & DELETED == 0;
+    let leaked = remains.into_iter().filter(leaked);
+    leaked.map(|bottom_half| bottom_half.name).collect()
 }
 
 impl fmt::Debug for BottomHalfTable {

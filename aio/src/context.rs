@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     handlers: RefCell<FdHandlerTable>,
     busy_poll: RefCell<BusyPoll>,
     turns: Cell<u64>,
+    /// A task of this context is being polled.
+    in_task: Cell<bool>,
     desk: Desk,
 }
 
@@ -109,6 +111,7 @@ impl AioContext {
             handlers: RefCell::default(),
             busy_poll: RefCell::new(BusyPoll::new(poll)),
             turns: Cell::new(0),
+            in_task: Cell::new(false),
             desk: Desk::default(),
         };
         Ok(Self {
@@ -332,16 +335,8 @@ impl Inner {
         drop(local);
         let handlers = self.handlers.borrow_mut().take_all();
         drop(handlers);
-        let (callbacks, leaked) = self.bottom_halves.borrow_mut().take_all();
+        let (callbacks, bottom_halves) = self.bottom_halves.borrow_mut().take_all();
         drop(callbacks);
-        if !leaked.is_empty() {
-            let name = self.shared.name();
-            tracing::warn!(
-                context = name,
-                ?leaked,
-                "closed with bottom halves that nobody has deleted"
-            );
-        }
         // Dropping a callback or a waker may drop other timers.
         let callbacks = self.timers.borrow_mut().take_all();
         drop(callbacks);
@@ -355,6 +350,16 @@ impl Inner {
         // Nobody waits any more; what the requests owned is dropped.
         drop(ended);
         self.shared.close();
+        // Whatever the context itself held of them is gone now.
+        let leaked = bottom_half::not_deleted(bottom_halves);
+        if !leaked.is_empty() {
+            let name = self.shared.name();
+            tracing::warn!(
+                context = name,
+                ?leaked,
+                "closed with bottom halves that nobody has deleted"
+            );
+        }
     }
 }
 

@@ -343,13 +343,13 @@ impl FdHandlerTable {
         self.ready.len()
     }
 
-    /// Those that wait to be dispatched, for adapting their polling.
-    pub(crate) fn each_ready(&mut self, mut visit: impl FnMut(&mut Polled)) {
+    /// Those that wait to be dispatched and can be polled, for adapting their polling.
+    pub(crate) fn each_ready(&mut self, mut visit: impl FnMut(&mut Handler)) {
         for key in &self.ready {
             if let Some(handler) = self.handlers.get_mut(key.index)
                 && handler.poll.is_some()
             {
-                visit(&mut handler.polled);
+                visit(handler);
             }
         }
     }

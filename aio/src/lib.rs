@@ -8,7 +8,7 @@
 //! if it sleeps, which costs a system call only then.
 //!
 //! One turn of the loop ([`AioContext::poll`]) waits if there is nothing to do, and then runs, in
-//! this order: completions of requests, bottom halves, woken tasks, due timers.
+//! this order: completions of requests, bottom halves, handlers of descriptors, woken tasks, due timers.
 //!
 //! A *request* (a read, a receive, …) is an `async` method of the context. It owns its buffer
 //! ([`IoBuf`]) and a clone of its descriptor ([`Fd`]) from submission to completion, so dropping its

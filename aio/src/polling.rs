@@ -8,7 +8,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Limits of busy polling. Each may be changed while the context runs; see [`Handle::set_poll_params`](crate::Handle::set_poll_params).
+/// Limits of busy polling. Each may be changed while the context runs: see
+/// [`Handle::set_poll_params`](crate::Handle::set_poll_params).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PollParams {
     /// Longest time to poll before a sleep, in nanoseconds; zero is not at all.

@@ -8,6 +8,9 @@
 
 mod file;
 mod fork;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod sleep_tests;
 mod socket;
 mod status;
 mod transfer;

@@ -80,8 +80,6 @@ struct Entry {
     generation: u64,
     /// Absent while the task is being polled.
     running: Option<(LocalFuture, Waker)>,
-    /// A nested turn of the loop found the task woken while it was being polled further out.
-    missed: bool,
     node: Arc<Node<Posted>>,
 }
 
@@ -114,7 +112,6 @@ impl TaskTable {
         slot.insert(Entry {
             generation: self.generation,
             running: Some((future, waker)),
-            missed: false,
             node,
         });
     }
@@ -124,25 +121,20 @@ impl TaskTable {
         (entry.generation == key.generation).then_some(entry)
     }
 
-    /// Takes the future of a woken task out to be polled; `None` if the task is gone, or being polled further out.
+    /// Takes the future of a woken task out to be polled; `None` if the task is gone.
     pub(crate) fn take(&mut self, key: TaskKey) -> Option<(LocalFuture, Waker)> {
         let entry = self.entry(key)?;
         // From here on a wake-up queues the task again.
         task_of(&entry.node).queued.store(false, Ordering::Relaxed);
-        entry.missed |= entry.running.is_none();
         entry.running.take()
     }
 
-    /// Puts a future that is not ready back. The task is woken again if it was woken unseen meanwhile.
+    /// Puts a future that is not ready back.
     pub(crate) fn put_back(&mut self, key: TaskKey, future: LocalFuture, waker: Waker) {
-        let Some(entry) = self.entry(key) else {
-            // The context was closed from within the task.
-            return;
-        };
-        if mem::take(&mut entry.missed) {
-            waker.wake_by_ref();
+        // Otherwise the context was closed from within the task.
+        if let Some(entry) = self.entry(key) {
+            entry.running = Some((future, waker));
         }
-        entry.running = Some((future, waker));
     }
 
     /// Forgets a task whose future is done.

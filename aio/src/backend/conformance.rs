@@ -7,6 +7,7 @@
 
 mod foreign;
 mod handlers;
+mod interface;
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use super::tests_on_each::{on_each, on_each_with};
+pub(crate) use super::tests_on_each::{each_backend, on_each, on_each_with};
 use crate::{
     AioContext, BackendKind, Blocking, Clock, Config, FallocateMode, Fd, Interest, IoBuf, IoThread,
     SendPart,

@@ -416,7 +416,10 @@ impl Backend for Epoll {
     }
 
     fn has_news(&mut self) -> bool {
-        !self.done.is_empty()
+        // Readiness does not show in memory, and must not wait until polling for other things ends.
+        let is_ready =
+            || sys::poll(self.epoll.0.as_fd(), libc::POLLIN).is_ok_and(|holds| holds != 0);
+        !self.done.is_empty() || (!self.descriptors.is_empty() && is_ready())
     }
 
     fn is_busy(&mut self) -> bool {

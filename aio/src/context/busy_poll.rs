@@ -129,10 +129,19 @@ impl AioContext {
         if woken.by_kernel && self.backend() == BackendKind::IoUring {
             busy_poll.kernel.was_ready(params, waited_ns, now_ns);
         }
-        self.inner
-            .handlers
-            .borrow_mut()
-            .each_ready(|polled| polled.was_ready(params, waited_ns, now_ns));
+        let mode = busy_poll.mode;
+        drop(busy_poll);
+        let mut begins = Vec::new();
+        self.inner.handlers.borrow_mut().each_ready(|handler| {
+            let joins = !handler.polled.is_joined();
+            handler.polled.was_ready(params, waited_ns, now_ns);
+            if joins && mode == Mode::On {
+                begins.extend(handler.notices.begin.clone());
+            }
+        });
+        for begin in begins {
+            begin();
+        }
     }
 
     /// Takes over parameters that were changed; every time begins anew then.
@@ -236,3 +245,7 @@ impl AioContext {
         found
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

@@ -1,4 +1,4 @@
-//! One turn of the loop: wait, then completions, bottom halves, tasks, timers.
+//! One turn of the loop: wait, then completions, bottom halves, handlers of descriptors, tasks, timers.
 
 use std::{
     future::Future,
@@ -55,13 +55,15 @@ impl AioContext {
     /// One turn of the loop: waits if it may and there is nothing to do, then does what there is to do.
     ///
     /// Returns whether anything was done; after a bare [`notify`](crate::Handle::notify) nothing was.
+    /// A turn that may wait returns `false` only then, after an idle or cancelled bottom half, or
+    /// when a crowd of timers is sorted; a signal handler that runs meanwhile does not end the wait.
     /// It may be called from a callback that the loop has called (a nested turn): each event is
-    /// dispatched once, by the inner or the outer turn. It must not be called from within a task.
+    /// dispatched once, by the inner or the outer turn.
     ///
     /// # Panics
     ///
-    /// When called on another thread than the home thread's, after [`close`](Self::close), or in a
-    /// forked child.
+    /// When called on another thread than the home thread's, from within a task of this context,
+    /// after [`close`](Self::close), or in a forked child.
     pub fn poll(&self, blocking: Blocking) -> bool {
         self.assert_turnable();
         // Poll callbacks of handlers are called in here too.
@@ -87,6 +89,10 @@ impl AioContext {
         assert!(
             self.inner.shared.is_home(),
             "a context turns on its home thread only"
+        );
+        assert!(
+            !self.inner.in_task.get(),
+            "a task awaits; it does not turn the loop that runs it"
         );
     }
 
@@ -132,21 +138,45 @@ impl AioContext {
         if wait != Wait::No && self.end_poll_mode() {
             wait = Wait::No;
         }
-        let state = self.inner.shared.wake_state();
+        let woken = loop {
+            let woken = self.sleep(wait);
+            wait = self.timeout_after(wait, woken);
+            if wait == Wait::No {
+                break woken;
+            }
+        };
+        self.learn_from_wait(woken, began_ns);
+    }
+
+    /// Waits once, unless other threads have left something meanwhile.
+    fn sleep(&self, mut wait: Wait) -> Woken {
+        let (shared, state) = (&self.inner.shared, self.inner.shared.wake_state());
         if wait != Wait::No {
             state.announce_sleep(self.timer_deadlines());
-            if self.inner.shared.has_posts() || state.take_notified() {
+            if shared.has_posts() || state.is_notified() {
                 wait = Wait::No;
             }
         }
         let by_kernel = self.gather(wait);
         state.end_sleep();
         let notified = state.take_notified();
-        let woken = Woken {
-            by_posts: notified || self.inner.shared.has_posts(),
+        Woken {
+            by_posts: notified || shared.has_posts(),
             by_kernel,
-        };
-        self.learn_from_wait(woken, began_ns);
+        }
+    }
+
+    /// How long to sleep on after a wait. A signal ends one, and so does the end of what nobody
+    /// waits for any more; the loop has nothing to do then.
+    fn timeout_after(&self, wait: Wait, woken: Woken) -> Wait {
+        if wait == Wait::No || woken.by_kernel || woken.by_posts {
+            return Wait::No;
+        }
+        // An idle bottom half has had its time.
+        if self.inner.shared.local.with(|local| !local.idle.is_empty()) {
+            return Wait::No;
+        }
+        self.timer_timeout()
     }
 
     /// Hands new requests to the kernel, waits as told, and takes what has happened; returns whether that was anything.
@@ -300,17 +330,23 @@ impl AioContext {
                 self.take_inbox();
                 next = shared.local.with(|local| local.runnable.pop_front());
             }
-            progress |= next.is_some();
-            match next {
-                Some(Runnable::Task(key)) => self.run_task(key),
-                Some(Runnable::Migratable(task)) => task.run(self),
-                None => break,
-            }
+            let Some(next) = next else { break };
+            progress = true;
+            self.run_task(next);
         }
         progress
     }
 
-    fn run_task(&self, key: TaskKey) {
+    fn run_task(&self, next: Runnable) {
+        self.inner.in_task.set(true);
+        match next {
+            Runnable::Task(key) => self.poll_task(key),
+            Runnable::Migratable(task) => task.run(self),
+        }
+        self.inner.in_task.set(false);
+    }
+
+    fn poll_task(&self, key: TaskKey) {
         let taken = self.inner.tasks.borrow_mut().take(key);
         let Some((mut future, waker)) = taken else {
             return;
