@@ -46,6 +46,11 @@ fn count(result: Outcome) -> io::Result<usize> {
     }
 }
 
+/// The end of what brings nothing.
+fn done(_: Op, result: Outcome) -> io::Result<()> {
+    count(result).map(drop)
+}
+
 fn new_fd(result: Outcome) -> io::Result<Fd> {
     match result {
         Ok(Value::Fd(fd)) => Ok(Fd::from(fd)),
@@ -64,14 +69,14 @@ impl AioContext {
     ///
     /// The buffer comes back in any case. Fewer bytes than asked for are an ordinary result, zero
     /// is the end of the file.
-    pub async fn read(
+    pub fn read(
         &self,
         file: &Fd,
         offset_bytes: u64,
         buf: IoBuf,
-    ) -> (IoBuf, io::Result<usize>) {
+    ) -> impl Future<Output = (IoBuf, io::Result<usize>)> {
         let range = 0..buf.len();
-        self.read_part(file, offset_bytes, buf, range).await
+        self.read_part(file, offset_bytes, buf, range)
     }
 
     async fn read_part(
@@ -87,23 +92,24 @@ impl AioContext {
             buf,
             range,
         };
-        match Request::submit(self, op).await {
-            (Op::Read { buf, .. }, result) => (buf, count(result)),
-            (op, _) => unreachable!("a read comes back as a read, not {op:?}"),
-        }
+        Request::submit(self, op, |op, result| match op {
+            Op::Read { buf, .. } => (buf, count(result)),
+            op => unreachable!("a read comes back as a read, not {op:?}"),
+        })
+        .await
     }
 
     /// Writes the bytes of `buf` at `offset_bytes` of `file`.
     ///
     /// The buffer comes back in any case. Fewer bytes than asked for are an ordinary result.
-    pub async fn write(
+    pub fn write(
         &self,
         file: &Fd,
         offset_bytes: u64,
         buf: IoBuf,
-    ) -> (IoBuf, io::Result<usize>) {
+    ) -> impl Future<Output = (IoBuf, io::Result<usize>)> {
         let range = 0..buf.len();
-        self.write_part(file, offset_bytes, buf, range).await
+        self.write_part(file, offset_bytes, buf, range)
     }
 
     async fn write_part(
@@ -119,10 +125,11 @@ impl AioContext {
             buf,
             range,
         };
-        match Request::submit(self, op).await {
-            (Op::Write { buf, .. }, result) => (buf, count(result)),
-            (op, _) => unreachable!("a write comes back as a write, not {op:?}"),
-        }
+        Request::submit(self, op, |op, result| match op {
+            Op::Write { buf, .. } => (buf, count(result)),
+            op => unreachable!("a write comes back as a write, not {op:?}"),
+        })
+        .await
     }
 
     /// Reads into `bufs`, one after the other, from `offset_bytes` of `file`: one request, as `preadv(2)`.
@@ -168,12 +175,10 @@ impl AioContext {
             bufs,
             slices: Default::default(),
         };
-        match Request::submit(self, Op::Call(Box::new(call))).await {
-            (Op::Call(call), result) => match *call {
-                Call::Vectored { bufs, .. } => (bufs, count(result)),
-                call => unreachable!("a call comes back as it was, not {call:?}"),
-            },
-            (op, _) => unreachable!("a call comes back as a call, not {op:?}"),
+        let (call, result) = self.call(call).await;
+        match *call {
+            Call::Vectored { bufs, .. } => (bufs, count(result)),
+            call => unreachable!("a call comes back as it was, not {call:?}"),
         }
     }
 
@@ -250,7 +255,7 @@ impl AioContext {
         reason = "the operation's own field, private to this file"
     )]
     async fn sync(&self, file: Fd, data_only: bool) -> io::Result<()> {
-        count(Request::submit(self, Op::Sync { file, data_only }).await.1).map(drop)
+        Request::submit(self, Op::Sync { file, data_only }, done).await
     }
 
     /// Allocates, zeroes or punches a range of `file`, in bytes.
@@ -271,7 +276,7 @@ impl AioContext {
             offset_bytes,
             len_bytes,
         };
-        count(Request::submit(self, op).await.1).map(drop)
+        Request::submit(self, op, done).await
     }
 }
 

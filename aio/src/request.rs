@@ -12,6 +12,8 @@
 //! completion: an orphan's buffer and descriptor are dropped when the kernel is done with them and
 //! not before. A worker that runs an operation takes it out of its slot and brings it back.
 
+mod table;
+
 use std::{
     fmt,
     future::Future,
@@ -19,10 +21,8 @@ use std::{
     mem::{self, ManuallyDrop},
     os::fd::OwnedFd,
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
-
-use slab::Slab;
 
 use crate::{
     backend::{Backend, BackendKind, BackendStats, Closed, Events, Submitted, Wait},
@@ -32,139 +32,8 @@ use crate::{
     sys::ForkMark,
 };
 
-/// Who waits for a request.
-#[derive(Debug)]
-enum State {
-    Waiting(Option<Waker>),
-    Done(Outcome),
-    Orphan,
-}
-
-/// Where an operation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// With the backend, which has not begun it or tries it again.
-    Queued,
-    /// In the kernel.
-    Kernel,
-    /// With the backend, which is to have the kernel wait until it is worth another try.
-    ToPoll,
-    /// The kernel waits until it is worth another try.
-    Polled,
-    /// With a worker.
-    Worker,
-    /// It has ended; its completion is on the way, or was taken.
-    Ended,
-}
-
-/// One request.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    generation: u32,
-    pub(crate) place: Place,
-    state: State,
-    /// The place of its file in the ring's table, while the kernel goes by that.
-    pub(crate) fixed_file: Option<u16>,
-    /// Absent while a worker runs it.
-    op: Option<Op>,
-}
-
-impl Slot {
-    /// The operation, which no worker has.
-    pub(crate) fn op(&mut self) -> &mut Op {
-        self.op
-            .as_mut()
-            .expect("only a worker takes an operation out")
-    }
-
-    /// Whether nobody waits for the result any more.
-    pub(crate) fn is_orphan(&self) -> bool {
-        matches!(self.state, State::Orphan)
-    }
-}
-
-/// All requests between submission and the end of interest in them.
-#[derive(Debug, Default)]
-pub(crate) struct RequestTable {
-    slots: Slab<Slot>,
-    generation: u32,
-    in_flight: usize,
-    orphaned: u64,
-}
-
-impl RequestTable {
-    /// Takes a slot for a request about to be submitted.
-    fn insert(&mut self, op: Op) -> Key {
-        self.generation = Key::next_generation(self.generation);
-        let slot = Slot {
-            generation: self.generation,
-            place: Place::Queued,
-            state: State::Waiting(None),
-            fixed_file: None,
-            op: Some(op),
-        };
-        let index = u32::try_from(self.slots.insert(slot))
-            .expect("in-flight requests are bounded by memory");
-        self.in_flight += 1;
-        Key {
-            index,
-            generation: self.generation,
-        }
-    }
-
-    /// The request of `key`, if it has not ended.
-    pub(crate) fn in_flight(&mut self, key: Key) -> Option<&mut Slot> {
-        self.slots
-            .get_mut(key.at())
-            .filter(|slot| slot.generation == key.generation && slot.place != Place::Ended)
-    }
-
-    fn slot(&mut self, key: Key) -> &mut Slot {
-        let slot = self
-            .slots
-            .get_mut(key.at())
-            .filter(|slot| slot.generation == key.generation);
-        slot.expect("a request keeps its slot until it has completed and nobody waits for it")
-    }
-
-    /// Takes a completion in.
-    fn complete(&mut self, key: Key, result: Outcome) -> Ended {
-        let slot = self.slot(key);
-        if matches!(result, Err(libc::EAGAIN)) && !slot.is_orphan() && slot.op().waits_for() == 0 {
-            // The kernel will not wait for this file; a thread of ours can.
-            slot.place = Place::Worker;
-            let op = slot.op.take();
-            return Ended::Again(key, op.expect("the operation was just looked at"));
-        }
-        slot.place = Place::Ended;
-        let ended = match &mut slot.state {
-            State::Waiting(waker) => {
-                let waker = waker.take();
-                slot.state = State::Done(result);
-                Ended::Wake(waker)
-            }
-            State::Orphan => Ended::Unwanted(self.slots.remove(key.at()), result),
-            State::Done(_) => unreachable!("the request of {key:?} completes once"),
-        };
-        self.in_flight -= 1;
-        ended
-    }
-}
-
-/// What the end of an operation leads to, outside of any borrow.
-#[derive(Debug)]
-#[must_use = "somebody waits for the result"]
-pub(crate) enum Ended {
-    /// Whoever waits is to be woken.
-    Wake(Option<Waker>),
-    /// Nobody waits: what the request owned, and its result, are to be dropped.
-    Unwanted(
-        #[expect(dead_code, reason = "dropped where a drop may run anybody's code")] Slot,
-        #[expect(dead_code, reason = "dropped where a drop may run anybody's code")] Outcome,
-    ),
-    /// It did not end: a worker must run it.
-    Again(Key, Op),
-}
+use table::State;
+pub(crate) use table::{Ended, Place, RequestTable, Slot};
 
 /// A context's requests and the backend that runs them.
 ///
@@ -237,6 +106,7 @@ impl Requests {
     }
 
     /// Starts an operation. If it comes back, a worker must run it: see [`Self::complete_work`].
+    #[inline]
     fn submit(&mut self, op: Op) -> (Key, Option<Op>) {
         let (backend, table) = self.parts();
         let key = table.insert(op);
@@ -321,6 +191,7 @@ impl Requests {
     }
 
     /// Looks whether the request of `key` is done; then it is gone, and what it owned comes back.
+    #[inline]
     fn poll(&mut self, key: Key, cx: &Context<'_>) -> Poll<(Op, Outcome)> {
         if let State::Waiting(waker) = &mut self.table.slot(key).state {
             match waker {
@@ -329,34 +200,27 @@ impl Requests {
             }
             return Poll::Pending;
         }
-        match self.table.slots.remove(key.at()) {
-            Slot {
-                state: State::Done(result),
-                op: Some(op),
-                ..
-            } => Poll::Ready((op, result)),
-            slot => unreachable!("a request with a future is waiting or done, not {slot:?}"),
-        }
+        Poll::Ready(self.table.take_done(key))
     }
 
     /// Nobody waits for the request of `key` any more. What comes back is dropped outside of any borrow.
-    fn abandon(&mut self, key: Key) -> Option<Slot> {
+    fn abandon(&mut self, key: Key) -> (Option<Op>, Option<State>) {
         if self.fork.is_in_child() {
-            return None;
+            return (None, None);
         }
         let slot = self.table.slot(key);
-        let Some(backend) = &mut self.backend else {
-            return Some(self.table.slots.remove(key.at()));
-        };
-        if matches!(slot.state, State::Done(_)) {
-            return Some(self.table.slots.remove(key.at()));
+        let is_done = matches!(slot.state, State::Done(_));
+        let state = mem::replace(&mut slot.state, State::Orphan);
+        match &mut self.backend {
+            Some(backend) if !is_done => {
+                if !matches!(slot.place, Place::Worker | Place::Ended) {
+                    backend.cancel(key, slot);
+                }
+                self.table.orphaned += 1;
+                (None, Some(state))
+            }
+            Some(_) | None => (self.table.remove(key), Some(state)),
         }
-        slot.state = State::Orphan;
-        if !matches!(slot.place, Place::Worker | Place::Ended) {
-            backend.cancel(key, slot);
-        }
-        self.table.orphaned += 1;
-        None
     }
 
     /// Waits until the kernel is done with every operation. Nothing can be submitted any more.
@@ -403,47 +267,57 @@ impl fmt::Debug for Requests {
     }
 }
 
-/// The future of one submitted request.
+/// The future of one submitted request: `finish` makes its output of what comes back.
 ///
 /// Dropping it abandons the result: the request goes on, what it owns stays in its slot, and
 /// cancellation is asked for where the kernel can cancel.
 #[derive(Debug)]
-pub(crate) struct Request {
-    context: AioContext,
+pub(crate) struct Request<'a, F> {
+    context: &'a AioContext,
     key: Option<Key>,
+    finish: F,
 }
 
-impl Request {
+impl<'a, F, T> Request<'a, F>
+where
+    F: Fn(Op, Outcome) -> T + Unpin,
+{
     /// Submits `op` on `context`.
-    pub(crate) fn submit(context: &AioContext, op: Op) -> Self {
+    #[inline]
+    pub(crate) fn submit(context: &'a AioContext, op: Op, finish: F) -> Self {
         let (key, work) = context.requests().borrow_mut().submit(op);
         if let Some(op) = work {
             context.start_on_worker(key, op);
         }
-        context.touched();
         Self {
-            context: context.clone(),
+            context,
             key: Some(key),
+            finish,
         }
     }
 }
 
-impl Future for Request {
-    type Output = (Op, Outcome);
+impl<F, T> Future for Request<'_, F>
+where
+    F: Fn(Op, Outcome) -> T + Unpin,
+{
+    type Output = T;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let key = self
             .key
             .expect("a request is not polled after it was ready");
         let polled = self.context.requests().borrow_mut().poll(key, cx);
-        if polled.is_ready() {
-            self.key = None;
-        }
-        polled
+        let Poll::Ready((op, result)) = polled else {
+            return Poll::Pending;
+        };
+        self.key = None;
+        Poll::Ready((self.finish)(op, result))
     }
 }
 
-impl Drop for Request {
+impl<F> Drop for Request<'_, F> {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let gone = self.context.requests().borrow_mut().abandon(key);

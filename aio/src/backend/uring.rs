@@ -80,6 +80,10 @@ pub(crate) struct Uring<R: Ring> {
     pool: Arc<PoolShared>,
     /// Operations in the kernel; with those watched, so few that the completion queue has room for all.
     in_kernel: usize,
+    in_kernel_max: usize,
+    /// Places of the completion queue, and cancellations that may be in the kernel at once.
+    entries: usize,
+    cancels_max: usize,
     /// Cancellations in the kernel.
     cancelling: usize,
     /// Completions between the ring and the table, empty between turns: kept for its memory.
@@ -109,11 +113,15 @@ impl<R: Ring> Uring<R> {
             Ok(()) => Registered::Slabs(0),
             Err(error) => refused(&error),
         };
-        Ok(Self {
+        let entries = usize::try_from(ring.cq_entries()).map_err(io::Error::other)?;
+        let mut this = Self {
             ring,
             shared,
             pool,
+            entries,
+            cancels_max: (entries / 8).clamp(1, CQ_SPARE_MAX),
             in_kernel: 0,
+            in_kernel_max: 0,
             cancelling: 0,
             cqes: Vec::new(),
             backlog: VecDeque::new(),
@@ -126,28 +134,24 @@ impl<R: Ring> Uring<R> {
             files: Files::new(),
             max_batch: usize::MAX,
             stats: BackendStats::default(),
-        })
+        };
+        this.make_room();
+        Ok(this)
     }
 
-    /// Whether one more operation fits: the completion queue must never be too small for what may complete.
-    fn has_room(&self) -> bool {
-        let entries = usize::try_from(self.ring.cq_entries()).expect("32 bits fit");
-        let spare = self.cancels_max() + 1;
+    /// Adjusts how many operations may be in the kernel: the completion queue must never be too
+    /// small for what may complete.
+    fn make_room(&mut self) {
+        let spare = self.cancels_max + 1;
         // A watch may complete more than once in a turn; when they are many, an overflow only ends
         // and arms them again.
-        let watched = (2 * self.watches.len()).min(entries / 2);
-        self.in_kernel < entries.saturating_sub(spare + watched).max(1)
-    }
-
-    /// Cancellations that may be in the kernel at once.
-    fn cancels_max(&self) -> usize {
-        let entries = usize::try_from(self.ring.cq_entries()).expect("32 bits fit");
-        (entries / 8).clamp(1, CQ_SPARE_MAX)
+        let watched = (2 * self.watches.len()).min(self.entries / 2);
+        self.in_kernel_max = self.entries.saturating_sub(spare + watched).max(1);
     }
 
     /// Hands the operation to the kernel, or a poll for what it waits for, if there is room.
     fn push(&mut self, key: Key, request: &mut Slot) -> bool {
-        if !self.has_room() {
+        if self.in_kernel >= self.in_kernel_max {
             return false;
         }
         let polls = request.place == Place::ToPoll;
@@ -177,7 +181,7 @@ impl<R: Ring> Uring<R> {
         request.place = place;
         request.fixed_file = fixed;
         self.in_kernel += 1;
-        if self.ring.unsubmitted() >= self.max_batch {
+        if self.max_batch < usize::MAX && self.ring.unsubmitted() >= self.max_batch {
             self.enter(0, None);
         }
         true
@@ -226,7 +230,7 @@ impl<R: Ring> Uring<R> {
 
     /// Submits cancellations, which go behind what they cancel and before what is submitted next.
     fn push_cancels(&mut self) {
-        while self.cancelling < self.cancels_max()
+        while self.cancelling < self.cancels_max
             && let Some(&user_data) = self.cancels.front()
         {
             let entry = opcode::AsyncCancel::new(user_data).build();
@@ -292,7 +296,10 @@ impl<R: Ring> Uring<R> {
                 CANCEL => self.cancelling = self.cancelling.saturating_sub(1),
                 bits if bits & KINDS == WATCH => match self.watches.arrived(key, cqe) {
                     Arrived::Expected => {}
-                    Arrived::Stale => self.stats.stale_completions += 1,
+                    Arrived::Stale => {
+                        self.stats.stale_completions += 1;
+                        self.make_room();
+                    }
                 },
                 _ => self.finish(key, cqe, requests, events),
             }
@@ -328,13 +335,19 @@ impl<R: Ring> Backend for Uring<R> {
 
     fn submit(&mut self, key: Key, request: &mut Slot) -> Submitted {
         let op = request.op();
-        if !opcode_of(op).is_some_and(|code| self.ring.supports(code)) {
-            return Submitted::ForWorker;
-        }
-        if let Op::Send { message, .. } = op
-            && !self.ring.supports(opcode::SendMsgZc::CODE)
-        {
-            message.zero_copy = ZeroCopy::No;
+        match op {
+            // What is needed for these was looked at when the ring was made.
+            Op::Read { .. } | Op::Write { .. } | Op::Recv { .. } => {}
+            Op::Send { message, .. } => {
+                if !self.ring.supports(opcode::SendMsgZc::CODE) {
+                    message.zero_copy = ZeroCopy::No;
+                }
+            }
+            op => {
+                if !opcode_of(op).is_some_and(|code| self.ring.supports(code)) {
+                    return Submitted::ForWorker;
+                }
+            }
         }
         let first = self.backlog.is_empty() && self.cancels.is_empty();
         if !first || !self.push(key, request) {
@@ -376,11 +389,15 @@ impl<R: Ring> Backend for Uring<R> {
 
     fn watch(&mut self, fd: &Fd, events: i16) -> io::Result<WatchKey> {
         sys::check_pollable(fd.as_fd())?;
-        Ok(self.watches.insert(fd.clone(), events))
+        let key = self.watches.insert(fd.clone(), events);
+        self.make_room();
+        Ok(key)
     }
 
     fn unwatch(&mut self, key: WatchKey) {
-        if self.watches.end(key.0) == Told::Must {
+        let told = self.watches.end(key.0);
+        self.make_room();
+        if told == Told::Must {
             self.cancels.push_back(WATCH | key.0.to_bits());
             self.push_cancels();
         }

@@ -26,11 +26,13 @@ fn transfer(from: (&Fd, Option<u64>), to: (&Fd, Option<u64>), len_bytes: u64) ->
 }
 
 impl AioContext {
-    async fn call(&self, call: Call) -> (Box<Call>, Outcome) {
-        match Request::submit(self, Op::Call(Box::new(call))).await {
-            (Op::Call(call), result) => (call, result),
-            (op, _) => unreachable!("a call comes back as a call, not {op:?}"),
-        }
+    pub(super) async fn call(&self, call: Call) -> (Box<Call>, Outcome) {
+        let op = Op::Call(Box::new(call));
+        Request::submit(self, op, |op, result| match op {
+            Op::Call(call) => (call, result),
+            op => unreachable!("a call comes back as a call, not {op:?}"),
+        })
+        .await
     }
 
     /// Opens `path`: in `folder`, or in the current folder, if it is relative.

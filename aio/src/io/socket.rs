@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, ops::Range, os::fd::AsFd, path::PathBuf};
 
-use super::{count, new_fd};
+use super::{count, done, new_fd};
 use crate::{
     buf::IoBuf,
     context::AioContext,
@@ -46,7 +46,7 @@ impl AioContext {
         let op = Op::Accept {
             listener: listener.clone(),
         };
-        new_fd(Request::submit(self, op).await.1)
+        Request::submit(self, op, |_, result| new_fd(result)).await
     }
 
     /// Connects a new stream socket to `address`.
@@ -71,7 +71,8 @@ impl AioContext {
             socket: socket.clone(),
             connecting: Box::new(connecting),
         };
-        count(Request::submit(self, op).await.1).map(|_| socket)
+        let connected = Request::submit(self, op, done).await;
+        connected.map(|()| socket)
     }
 
     /// Receives into the bytes `range` of `buf`, as many as there are, at least one.
@@ -84,19 +85,16 @@ impl AioContext {
         buf: IoBuf,
         range: Range<usize>,
     ) -> (IoBuf, io::Result<usize>) {
-        match Request::submit(
-            self,
-            Op::Recv {
-                socket: socket.clone(),
-                buf,
-                range,
-            },
-        )
+        let op = Op::Recv {
+            socket: socket.clone(),
+            buf,
+            range,
+        };
+        Request::submit(self, op, |op, result| match op {
+            Op::Recv { buf, .. } => (buf, count(result)),
+            op => unreachable!("a receive comes back as a receive, not {op:?}"),
+        })
         .await
-        {
-            (Op::Recv { buf, .. }, result) => (buf, count(result)),
-            (op, _) => unreachable!("a receive comes back as a receive, not {op:?}"),
-        }
     }
 
     /// Receives until the bytes `range` of `buf` are full.
@@ -165,10 +163,11 @@ impl AioContext {
                 socket: socket.clone(),
                 message,
             };
-            let (op, result) = Request::submit(self, op).await;
-            let Op::Send { message: back, .. } = op else {
-                unreachable!("a send comes back as a send, not {op:?}")
-            };
+            let (back, result) = Request::submit(self, op, |op, result| match op {
+                Op::Send { message, .. } => (message, result),
+                op => unreachable!("a send comes back as a send, not {op:?}"),
+            })
+            .await;
             message = back;
             match count(result) {
                 Ok(count) => message.advance(count),
@@ -189,17 +188,10 @@ impl AioContext {
             Interest::Writable => libc::POLLOUT,
         };
         sys::check_pollable(fd.as_fd())?;
-        count(
-            Request::submit(
-                self,
-                Op::Poll {
-                    fd: fd.clone(),
-                    events,
-                },
-            )
-            .await
-            .1,
-        )
-        .map(drop)
+        let op = Op::Poll {
+            fd: fd.clone(),
+            events,
+        };
+        Request::submit(self, op, done).await
     }
 }
