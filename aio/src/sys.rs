@@ -8,6 +8,7 @@
 
 mod file;
 mod fork;
+mod ring;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod sleep_tests;
@@ -28,6 +29,7 @@ pub use file::{
     byte_locked_by_other, free_bytes, is_tmpfs, lock_byte_shared, seek_data, seek_hole,
 };
 pub(crate) use fork::ForkMark;
+pub(crate) use ring::{ENTER_REGISTERED, enter_ring, register_ring, unregister_ring};
 pub(crate) use socket::{
     Blocking, SLICES_MAX, SocketAddress, accept, connect_now, connect_waiting,
     empty_message_header, is_tcp, new_socket, recv_now, send_now, set_blocking,

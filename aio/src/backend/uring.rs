@@ -18,6 +18,7 @@ mod registered;
 mod result;
 mod ring;
 mod setup;
+mod sleep;
 mod watches;
 
 use std::{
@@ -44,8 +45,10 @@ use entry::{may_be_fixed, opcode_of, poll_entry, raw_fd};
 pub(crate) use kernel::KernelRing;
 pub(crate) use message::{MessageHeader, Slices};
 use registered::{Files, Registered, refused};
+use result::completions_of;
 use ring::{Cqe, Ring};
 pub(crate) use setup::{Entries, probe, why_not};
+use sleep::Kick;
 use watches::{Arrived, Told, Watches};
 
 /// Most places of the completion queue that are kept free for kicks and cancellations.
@@ -60,25 +63,13 @@ const CANCEL: u64 = u64::MAX - 1;
 const WATCH: u64 = 1 << 62;
 const KINDS: u64 = 3 << 62;
 
-/// How kicks of the context reach a sleeping ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kick {
-    /// Not yet: the read on the eventfd is to be queued.
-    Idle,
-    /// By the completion of that read.
-    Armed,
-    /// An outside loop waits on the eventfd, which the ring signals too. The read, if there is
-    /// one left, ends in time.
-    Foreign { armed: bool },
-}
-
 /// One ring and what it knows of what is in the kernel.
 #[derive(Debug)]
 pub(crate) struct Uring<R: Ring> {
     ring: R,
     shared: Arc<Shared>,
     pool: Arc<PoolShared>,
-    /// Operations in the kernel; with those watched, so few that the completion queue has room for all.
+    /// Completions of operations in the kernel; with those watched, so few that the queue has room for all.
     in_kernel: usize,
     in_kernel_max: usize,
     /// Places of the completion queue, and cancellations that may be in the kernel at once.
@@ -180,7 +171,7 @@ impl<R: Ring> Uring<R> {
         }
         request.place = place;
         request.fixed_file = fixed;
-        self.in_kernel += 1;
+        self.in_kernel += completions_of(request);
         if self.max_batch < usize::MAX && self.ring.unsubmitted() >= self.max_batch {
             self.enter(0, None);
         }
@@ -242,48 +233,6 @@ impl<R: Ring> Uring<R> {
         }
     }
 
-    fn enter(&mut self, want: u32, timeout_ns: Option<u64>) {
-        self.stats.enters += 1;
-        // EINTR and ETIME are ordinary; EBUSY and EAGAIN go away once completions are taken, which comes next.
-        if let Err(error) = self.ring.enter(want, timeout_ns) {
-            tracing::trace!(%error, "io_uring_enter came back early");
-        }
-    }
-
-    /// Enters the kernel if there is anything to say or to wait for.
-    fn enter_for(&mut self, wait: Wait) {
-        match (wait, self.kick) {
-            (Wait::No, _) => {
-                if self.ring.needs_enter() {
-                    self.enter(0, None);
-                }
-            }
-            (_, Kick::Foreign { .. }) => self.sleep_on_event(wait),
-            (Wait::Ns(ns), _) => self.enter(1, Some(ns)),
-            (Wait::Forever, _) => self.enter(1, None),
-        }
-    }
-
-    /// Sleeps when an outside loop may take what is meant to wake us: on the eventfd, which all signal.
-    fn sleep_on_event(&mut self, wait: Wait) {
-        self.enter(0, None);
-        let timeout_ns = match wait {
-            _ if self.ring.has_completions() => Some(0),
-            Wait::No => Some(0),
-            Wait::Ns(ns) => Some(ns),
-            Wait::Forever => None,
-        };
-        let mut event = [libc::pollfd {
-            fd: self.shared.event().as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        }];
-        if let Err(error) = sys::poll_many(&mut event, timeout_ns) {
-            tracing::trace!(%error, "ppoll came back early");
-        }
-        self.enter(0, None);
-    }
-
     /// Moves arrived completions out of the ring. Runs nobody's code.
     fn reap(&mut self, requests: &mut RequestTable, events: &mut Events) {
         self.stats.cq_overflows += u64::from(self.ring.is_overflown());
@@ -305,13 +254,6 @@ impl<R: Ring> Uring<R> {
             }
         }
         self.cqes = cqes;
-    }
-
-    fn kick_arrived(&mut self) {
-        self.kick = match self.kick {
-            Kick::Foreign { .. } => Kick::Foreign { armed: false },
-            Kick::Idle | Kick::Armed => Kick::Idle,
-        };
     }
 }
 
@@ -487,10 +429,6 @@ impl<R: Ring> Backend for Uring<R> {
 }
 
 impl<R: Ring> Uring<R> {
-    fn kick_is_armed(&self) -> bool {
-        matches!(self.kick, Kick::Armed | Kick::Foreign { armed: true })
-    }
-
     /// Ends the operations that the kernel does not have.
     fn end_backlog(&mut self, requests: &mut RequestTable) {
         for key in self.backlog.drain(..) {

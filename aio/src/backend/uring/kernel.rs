@@ -3,14 +3,18 @@
 // UNSAFETY: hands entries and memory to the kernel; what that takes is passed on to the caller.
 #![expect(unsafe_code, reason = "pushes entries, registers memory and enters")]
 
-use std::{fmt, io, os::fd::RawFd, time::Duration};
+use std::{
+    fmt, io,
+    os::fd::{AsRawFd, RawFd},
+};
 
-use io_uring::{EnterFlags, IoUring, Probe, squeue, types};
+use io_uring::{IoUring, Probe, squeue, types};
 
 use super::{
     ring::{Cqe, Ring},
     setup::{Entries, Setup, check_opcodes, make_ring},
 };
+use crate::sys;
 
 /// Most threads of the kernel's for operations that block, of each kind: those that end in time, and others.
 const IO_WORKERS_MAX: u32 = 8;
@@ -20,6 +24,23 @@ pub(crate) struct KernelRing {
     ring: IoUring,
     setup: Setup,
     probe: Probe,
+    /// What the kernel is to know the ring by when it is entered: that is quicker than by its descriptor.
+    entrance: Entrance,
+}
+
+/// A descriptor, or a place in the home thread's table of rings.
+#[derive(Clone, Copy, Debug)]
+enum Entrance {
+    Descriptor(RawFd),
+    Registered(u32),
+}
+
+impl Entrance {
+    /// The ring's place in the calling thread's table, if there is one free.
+    fn of(ring: &IoUring) -> Self {
+        let fd = ring.as_raw_fd();
+        sys::register_ring(fd).map_or(Self::Descriptor(fd), Self::Registered)
+    }
 }
 
 impl KernelRing {
@@ -31,7 +52,21 @@ impl KernelRing {
         if let Err(error) = ring.submitter().register_iowq_max_workers(&mut workers) {
             tracing::debug!(%error, "the kernel's workers are not bounded");
         }
-        Ok(Self { ring, setup, probe })
+        let entrance = Entrance::of(&ring);
+        Ok(Self {
+            ring,
+            setup,
+            probe,
+            entrance,
+        })
+    }
+}
+
+impl Drop for KernelRing {
+    fn drop(&mut self) {
+        if let Entrance::Registered(place) = self.entrance {
+            sys::unregister_ring(self.ring.as_raw_fd(), place);
+        }
     }
 }
 
@@ -69,20 +104,11 @@ impl Ring for KernelRing {
     fn enter(&mut self, want: u32, timeout_ns: Option<u64>) -> io::Result<()> {
         let unsubmitted = self.ring.submission().len();
         let unsubmitted = u32::try_from(unsubmitted).expect("a queue is not that long");
-        let submitter = self.ring.submitter();
-        let flags = EnterFlags::GETEVENTS;
-        let Some(ns) = timeout_ns else {
-            // SAFETY: no argument goes with the flags, and who pushed the entries vouched for them.
-            unsafe { submitter.enter::<()>(unsubmitted, want, flags.bits(), None) }?;
-            return Ok(());
+        let (fd, flags) = match self.entrance {
+            Entrance::Descriptor(fd) => (fd, 0),
+            Entrance::Registered(place) => (place.cast_signed(), sys::ENTER_REGISTERED),
         };
-        let timeout = types::Timespec::from(Duration::from_nanos(ns));
-        let args = types::SubmitArgs::new().timespec(&timeout);
-        let flags = flags | EnterFlags::EXT_ARG;
-        // SAFETY: the argument goes with the flags, and it and the timeout live in this frame; who
-        // pushed the entries vouched for them.
-        unsafe { submitter.enter(unsubmitted, want, flags.bits(), Some(&args)) }?;
-        Ok(())
+        sys::enter_ring(fd, unsubmitted, want, flags, timeout_ns)
     }
 
     fn reap(&mut self, cqes: &mut Vec<Cqe>) {

@@ -35,7 +35,7 @@ impl<R: Ring> Uring<R> {
         let Some(result) = final_result(request, cqe) else {
             return;
         };
-        self.in_kernel -= 1;
+        self.in_kernel -= completions_of(request);
         if let Some(place) = request.fixed_file.take() {
             self.files.used(&mut self.ring, place);
         }
@@ -52,6 +52,15 @@ impl<R: Ring> Uring<R> {
         };
         request.place = Place::Ended;
         events.completions.push((key, result));
+    }
+}
+
+/// How many completions an operation in the kernel may have at most.
+pub(super) fn completions_of(request: &mut Slot) -> usize {
+    let polls = request.place == Place::Polled;
+    match request.op() {
+        Op::Send { message, .. } if !polls && message.zero_copy != ZeroCopy::No => 2,
+        _ => 1,
     }
 }
 
