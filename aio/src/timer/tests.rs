@@ -62,6 +62,11 @@ fn logged(cx: &AioContext, name: &'static str, log: &Log) -> Timer {
     cx.timer(name, TimerClock::Loop, move |_| log.borrow_mut().push(name))
 }
 
+/// Whether no clock has a timer.
+fn no_timer(cx: &AioContext) -> bool {
+    cx.timers().with(|timers| timers.is_empty())
+}
+
 /// Turns the loop as long as there is something to do without waiting.
 fn settle(cx: &AioContext) {
     while cx.poll(Blocking::No) {}
@@ -239,7 +244,8 @@ fn a_timer_that_arms_itself_for_now_runs_once_a_turn() {
         timer.arm_at_ns(0);
         slot.replace(Some(timer));
         for turn in 1..=5 {
-            assert!(cx.poll(Blocking::Yes), "due: no turn waits");
+            assert_eq!(cx.timer_timeout(), Wait::No);
+            assert!(cx.poll(Blocking::No));
             assert_eq!(runs.get(), turn);
         }
         let timer = slot.take();
@@ -298,12 +304,13 @@ fn a_timer_that_comes_due_while_its_callback_runs_is_called_after_it() {
         slot.replace(Some(timer));
         hands.now.set_ns(5);
         for turn in 1..=3 {
-            assert!(cx.poll(Blocking::Yes), "due: no turn waits");
+            assert_eq!(cx.timer_timeout(), Wait::No);
+            assert!(cx.poll(Blocking::No));
             assert_eq!(runs.get(), turn);
         }
         slot.take();
         settle(cx);
-        assert_eq!(cx.timer_timeout(), Wait::Forever);
+        assert!(no_timer(cx));
     });
 }
 
@@ -350,15 +357,34 @@ fn a_dropped_timer_gives_its_callback_back_also_from_within() {
         slot.replace(Some(timer));
         let unused = {
             let held = held.clone();
-            cx.timer("never armed", TimerClock::Virtual, move |_| {
-                drop(held.clone());
-            })
+            let never = move |_: &AioContext| panic!("dropped before, held {held:?}");
+            cx.timer("dropped while armed", TimerClock::Virtual, never)
         };
+        unused.arm_at_ns(1);
         drop(unused);
+        assert_eq!(cx.timer_deadlines(), [1, u64::MAX, u64::MAX]);
         hands.now.set_ns(1);
         settle(cx);
         assert_eq!(Rc::strong_count(&held), 1);
-        assert_eq!(cx.timer_timeout(), Wait::Forever);
+        assert!(no_timer(cx));
+    });
+}
+
+#[test]
+fn a_timer_dropped_on_another_thread_is_deleted_here() {
+    on_each_by_hand(|cx, hands| {
+        let held = Rc::new(());
+        let in_callback = held.clone();
+        let never = move |_: &AioContext| panic!("dropped before, held {in_callback:?}");
+        let timer = cx.timer("dropped elsewhere", TimerClock::Loop, never);
+        timer.arm_at_ns(10);
+        thread::spawn(move || drop(timer)).join().unwrap();
+        settle(cx);
+        assert!(no_timer(cx));
+        hands.now.set_ns(10);
+        settle(cx);
+        assert_eq!(Rc::strong_count(&held), 1);
+        assert!(no_timer(cx));
     });
 }
 
@@ -458,6 +484,28 @@ fn a_timer_is_not_lost_while_another_thread_has_not_told_of_arming_it_yet() {
         hands.now.set_ns(60);
         settle(cx);
         assert_eq!(*log.borrow(), ["fired"]);
+    });
+}
+
+#[test]
+fn what_another_thread_wants_counts_at_the_deadline_even_if_it_has_not_told_of_it_yet() {
+    on_each_by_hand(|cx, hands| {
+        let log = Log::default();
+        let [later, cancelled] = ["later", "cancelled"].map(|name| logged(cx, name, &log));
+        later.arm_at_ns(50);
+        cancelled.arm_at_ns(50);
+        later.post().wanted_ns.store(80, Ordering::Release);
+        cancelled
+            .post()
+            .wanted_ns
+            .store(u64::MAX, Ordering::Release);
+        hands.now.set_ns(79);
+        settle(cx);
+        assert!(log.borrow().is_empty());
+        assert_eq!(cx.timer_deadlines()[0], 80);
+        hands.now.set_ns(80);
+        settle(cx);
+        assert_eq!(*log.borrow(), ["later"]);
     });
 }
 
@@ -569,11 +617,17 @@ fn a_wakeable_sleep_ends_early_when_it_is_woken_and_waking_it_twice_is_harmless(
         waker.wake();
         cx.block_on(sleeper);
         waker.clone().wake();
-        assert_eq!(cx.timer_timeout(), Wait::Forever, "no timer is left");
+        assert!(no_timer(cx));
 
-        let (sleep, waker) = cx.wakeable_sleep_ns(1000);
-        waker.wake();
-        cx.block_on(sleep);
+        let (mut sleep, waker) = cx.wakeable_sleep_ns(1000);
+        cx.block_on(async {
+            let limit = cx.timeout_ns(0, &mut sleep);
+            assert_eq!(limit.await, Err(Elapsed));
+            assert!(!no_timer(cx));
+            waker.wake();
+            (&mut sleep).await;
+            assert!(no_timer(cx), "it has ended, though it lives on");
+        });
 
         let (sleep, waker) = cx.wakeable_sleep_ns(1000);
         let sleeper = cx.spawn(sleep);
@@ -632,7 +686,7 @@ fn a_time_limit_gives_the_result_or_drops_the_future() {
         hands.now.advance_ns(50);
         assert_eq!(cx.block_on(limited), Ok(()));
         assert_eq!(cx.now_ns(), now + 50);
-        assert_eq!(cx.timer_timeout(), Wait::Forever, "no timer is left");
+        assert!(no_timer(cx));
     });
 }
 

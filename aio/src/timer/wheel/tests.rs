@@ -191,6 +191,20 @@ fn removing_the_earliest_of_a_crowd_again_and_again_causes_one_look_in_vain() {
 }
 
 #[test]
+fn a_timer_before_a_crowd_that_has_lost_its_earliest_is_not_overlooked() {
+    for base_ns in [0, 7_000_000_000] {
+        let mut wheel = Wheel::new();
+        let keys: Vec<_> = (1000..1200)
+            .map(|ns| wheel.insert(base_ns + ns, ns))
+            .collect();
+        wheel.next_ns();
+        wheel.remove(keys[0]);
+        wheel.insert(base_ns + 10, 0);
+        assert!(wheel.next_ns() <= Some(base_ns + 10));
+    }
+}
+
+#[test]
 fn what_is_armed_during_a_pass_waits_for_the_next_one() {
     let mut wheel = Wheel::new();
     wheel.insert(10, 1_u32);
