@@ -304,11 +304,6 @@ impl AioContext {
         self.leave_current();
         self.inner.shut_down();
     }
-
-    /// The home thread has left something for the loop.
-    pub(crate) fn touched(&self) {
-        self.inner.shared.touched();
-    }
 }
 
 impl Inner {

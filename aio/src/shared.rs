@@ -235,6 +235,13 @@ impl Shared {
         }
     }
 
+    /// The home thread has armed a timer of `clock` for `deadline_ns`, which as above may be too late to be slept for.
+    pub(crate) fn touched_before(&self, clock: TimerClock, deadline_ns: u64) {
+        if self.foreign.load(Ordering::Relaxed) && self.wake.must_kick_before(clock, deadline_ns) {
+            self.kick();
+        }
+    }
+
     /// Somebody else's loop drives the context from now on.
     pub(crate) fn set_foreign(&self) {
         self.foreign.store(true, Ordering::Relaxed);

@@ -40,17 +40,6 @@ impl BusyPoll {
     }
 }
 
-/// What came of busy polling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Polling {
-    /// There was none.
-    None,
-    /// There is something to do.
-    Hit,
-    /// Time went by, and nothing was found.
-    Missed,
-}
-
 /// What ended a wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Woken {
@@ -61,12 +50,13 @@ pub(super) struct Woken {
 type Pollers = Vec<(FdHandlerKey, Probe)>;
 
 impl AioContext {
-    /// Looks for work in memory for as long as has proved worth while, at most as long as `wait`.
-    pub(super) fn busy_poll(&self, wait: Wait, began_ns: u64) -> Polling {
+    /// Looks for work in memory for as long as has proved worth while, at most as long as `wait`;
+    /// returns whether there is some.
+    pub(super) fn busy_poll(&self, wait: Wait, began_ns: u64) -> bool {
         self.take_poll_params();
         let off = self.inner.busy_poll.borrow().params.max_ns == 0;
         if off || matches!(self.inner.clock, Clock::Manual(_)) || self.inner.shared.is_foreign() {
-            return Polling::None;
+            return false;
         }
         self.leave_idle_pollers(began_ns);
         let budget_ns = match wait {
@@ -75,7 +65,7 @@ impl AioContext {
             Wait::Forever => self.poll_budget_ns(),
         };
         if budget_ns == 0 {
-            return Polling::None;
+            return false;
         }
         self.begin_poll_mode();
         let pollers = self.pollers();
@@ -87,10 +77,10 @@ impl AioContext {
                 || shared.wake_state().is_notified()
                 || self.inner.requests.borrow_mut().has_news()
             {
-                return Polling::Hit;
+                return true;
             }
             if self.inner.clock.now_ns() >= until_ns {
-                return Polling::Missed;
+                return false;
             }
             std::hint::spin_loop();
         }

@@ -10,10 +10,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use super::{
-    AioContext,
-    busy_poll::{Polling, Woken},
-};
+use super::{AioContext, busy_poll::Woken};
 use crate::{
     backend::Wait,
     bottom_half::{self, BottomHalfKey, Turn},
@@ -130,14 +127,13 @@ impl AioContext {
             return;
         }
         let began_ns = self.inner.clock.now_ns();
-        wait = match self.busy_poll(wait, began_ns) {
-            Polling::Hit => Wait::No,
-            Polling::Missed => self.timeout(),
-            Polling::None => wait,
+        // Callbacks of handlers are called here: they may leave work, or arm a timer.
+        let hit = self.busy_poll(wait, began_ns) || self.end_poll_mode();
+        wait = if hit || self.has_work() {
+            Wait::No
+        } else {
+            self.timeout()
         };
-        if wait != Wait::No && self.end_poll_mode() {
-            wait = Wait::No;
-        }
         let woken = loop {
             let woken = self.sleep(wait);
             wait = self.timeout_after(wait, woken);

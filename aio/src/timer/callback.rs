@@ -235,14 +235,7 @@ impl Timer {
             return;
         }
         // Whoever armed it for earlier than that may not have come to telling the home thread yet.
-        let shared = &self.node.what.shared;
-        if shared
-            .timers
-            .try_with(|timers| post.catch_up(timers))
-            .is_none()
-        {
-            shared.raise_timer(&self.node, CHANGED, post.clock, deadline_ns);
-        }
+        self.tell(deadline_ns, TimerPost::catch_up);
     }
 
     /// Disarms it. On another thread than the home thread it does not wait for a callback that runs.
@@ -278,13 +271,18 @@ impl Timer {
         self.post().name
     }
 
-    /// Has the home thread know what is wanted, in time for `deadline_ns`.
+    /// Has the home thread move the timer, in time for `deadline_ns`.
     fn changed(&self, deadline_ns: u64) {
+        self.tell(deadline_ns, TimerPost::settle);
+    }
+
+    fn tell(&self, deadline_ns: u64, at_home: impl FnOnce(&TimerPost, &mut Timers)) {
         let (shared, post) = (&self.node.what.shared, self.post());
-        let at_home = shared.timers.try_with(|timers| post.settle(timers));
-        match at_home {
-            Some(_) => shared.touched(),
-            None => shared.raise_timer(&self.node, CHANGED, post.clock, deadline_ns),
+        let told = shared.timers.try_with(|timers| at_home(post, timers));
+        if told.is_some() {
+            shared.touched_before(post.clock, deadline_ns);
+        } else {
+            shared.raise_timer(&self.node, CHANGED, post.clock, deadline_ns);
         }
     }
 }

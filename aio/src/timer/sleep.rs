@@ -110,6 +110,8 @@ impl Future for Sleep {
                 }
             }
         });
+        let shared = this.context.inner().shared();
+        shared.touched_before(TimerClock::Loop, this.deadline_ns);
         // Not under the borrow: the last waker of a task may take the task along.
         drop(before);
         this.context.touched();

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     future::pending,
+    os::fd::AsFd,
     rc::Rc,
     sync::{
         Arc,
@@ -13,9 +14,12 @@ use std::{
     time::Duration,
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::{Elapsed, Timer};
 use crate::{
-    AioContext, Blocking, Clock, Config, Handle, IoThread, ManualClock, TimerClock,
+    AioContext, Blocking, Clock, Config, Drained, EventNotifier, FdCallbacks, Handle, IoThread,
+    ManualClock, TimerClock,
     backend::{
         Wait,
         conformance::{on_each, on_each_with},
@@ -506,6 +510,76 @@ fn what_another_thread_wants_counts_at_the_deadline_even_if_it_has_not_told_of_i
         hands.now.set_ns(80);
         settle(cx);
         assert_eq!(*log.borrow(), ["later"]);
+    });
+}
+
+#[test]
+fn a_timer_armed_by_a_poll_callback_is_slept_for() {
+    let config = Config {
+        poll_max_ns: 60_000_000_000,
+        ..Config::default()
+    };
+    on_each_with(config, |cx| {
+        let fired = Rc::new(Cell::new(false));
+        let count = fired.clone();
+        let timer = cx.timer("late", TimerClock::Loop, move |_| count.set(true));
+        let too_late = cx.timer("too late", TimerClock::Loop, |_| panic!("overslept"));
+        let event = EventNotifier::new().unwrap();
+        let (seen, context) = (event.clone(), cx.clone());
+        let arm = move || timer.arm_at_ns(context.now_ns() + 100_000);
+        let callbacks = FdCallbacks::new("arms")
+            .on_readable(move |_| {
+                assert!(seen.test_and_clear());
+                Drained::Yes
+            })
+            .on_poll(|| false, |_| {})
+            .on_poll_mode(|| {}, arm);
+        let handler = cx.add_fd_handler(event.fd(), callbacks).unwrap();
+        too_late.arm_at_ns(cx.now_ns() + 30_000_000_000);
+        // Readiness twice, so that the loop polls before it sleeps.
+        while !fired.get() {
+            event.set();
+            cx.poll(Blocking::Yes);
+            cx.poll(Blocking::Yes);
+            cx.poll(Blocking::Yes);
+        }
+        drop(handler);
+    });
+}
+
+#[test]
+fn a_loop_of_somebody_else_is_told_of_timers_it_would_sleep_past() {
+    on_each_by_hand(|cx, hands| {
+        let fd = cx.foreign_fd().unwrap();
+        let is_readable = || {
+            let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
+        };
+        let log = Log::default();
+        let [first, second] = ["first", "second"].map(|name| logged(cx, name, &log));
+        let prepare = || {
+            while cx.prepare().is_some() || is_readable() {
+                cx.check();
+                cx.dispatch();
+            }
+        };
+        prepare();
+        first.arm_at_ns(100);
+        assert!(is_readable(), "it slept for ever");
+        second.arm_at_ns(100);
+        let task = cx.spawn(cx.sleep_ns(200));
+        prepare();
+        second.arm_earlier_ns(150);
+        second.cancel();
+        assert!(!is_readable());
+        second.arm_earlier_ns(50);
+        assert!(is_readable(), "it slept until 100");
+        hands.now.set_ns(200);
+        while cx.check() {
+            cx.dispatch();
+        }
+        assert_eq!(*log.borrow(), ["second", "first"]);
+        assert!(task.is_finished());
     });
 }
 
