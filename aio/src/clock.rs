@@ -1,6 +1,7 @@
 //! Time as the loop sees it: real, or moved by hand.
 
 use std::{
+    cell::Cell,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
@@ -85,9 +86,13 @@ impl TimerClock {
     }
 }
 
-/// The clocks of a context.
+/// The clocks of a context, as its home thread sees them.
 #[derive(Debug)]
-pub(crate) struct Clocks([Clock; CLOCKS]);
+pub(crate) struct Clocks {
+    clocks: [Clock; CLOCKS],
+    /// The latest time of the loop's clock that was read.
+    seen_ns: Cell<u64>,
+}
 
 impl Clocks {
     /// The clocks of a context that is woken whenever one of them is moved by hand.
@@ -97,11 +102,29 @@ impl Clocks {
                 clock.attach(context);
             }
         }
-        Self(clocks)
+        let seen_ns = Cell::new(0);
+        Self { clocks, seen_ns }
     }
 
     pub(crate) fn get(&self, clock: TimerClock) -> &Clock {
-        &self.0[clock.index()]
+        &self.clocks[clock.index()]
+    }
+
+    pub(crate) fn now_ns(&self, clock: TimerClock) -> u64 {
+        let now_ns = self.get(clock).now_ns();
+        if clock == TimerClock::Loop {
+            self.seen_ns.set(now_ns);
+        }
+        now_ns
+    }
+
+    /// Whether the loop's clock is known to have come to `deadline_ns`. Real time is not looked at
+    /// for that: reading it costs more than a timer, which finds out as well.
+    pub(crate) fn has_come_to(&self, deadline_ns: u64) -> bool {
+        match self.get(TimerClock::Loop) {
+            Clock::Monotonic => deadline_ns <= self.seen_ns.get(),
+            clock @ (Clock::Wall | Clock::Manual(_)) => deadline_ns <= clock.now_ns(),
+        }
     }
 }
 

@@ -179,13 +179,13 @@ impl AioContext {
     /// Nanoseconds on the loop's clock.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
-        self.inner.clock.now_ns()
+        self.clock_now_ns(TimerClock::Loop)
     }
 
     /// Nanoseconds on one of the context's clocks.
     #[must_use]
     pub fn clock_now_ns(&self, clock: TimerClock) -> u64 {
-        self.inner.clocks.get(clock).now_ns()
+        self.inner.clocks.now_ns(clock)
     }
 
     /// Lets everything else that can run have a turn.

@@ -9,7 +9,7 @@ mod callback;
 mod sleep;
 mod wheel;
 
-use std::task::Waker;
+use std::{mem, task::Waker};
 
 use crate::{
     backend::Wait,
@@ -62,6 +62,17 @@ impl Timers {
         &mut self.wheels[clock.index()]
     }
 
+    /// Has a timer of the loop's clock wake `waker`, if it is still there; returns what is of no use
+    /// any more, for the caller to drop.
+    fn rewake(&mut self, timer: WheelKey, waker: &Waker) -> Option<Expiry> {
+        let expiry = self.wheel(TimerClock::Loop).get_mut(timer)?;
+        let new = match expiry {
+            Expiry::Wake(before) if before.will_wake(waker) => return Some(Expiry::default()),
+            _ => Expiry::Wake(waker.clone()),
+        };
+        Some(mem::replace(expiry, new))
+    }
+
     /// A time of each clock before which no timer of it is due; the end of time if there is none.
     fn deadlines(&mut self) -> [u64; CLOCKS] {
         let mut deadlines = NO_DEADLINES;
@@ -77,12 +88,11 @@ impl Timers {
             let Some(deadline_ns) = self.wheel(clock).next_ns() else {
                 continue;
             };
-            let clock = clocks.get(clock);
-            let left_ns = deadline_ns.saturating_sub(clock.now_ns());
+            let left_ns = deadline_ns.saturating_sub(clocks.now_ns(clock));
             wait = match wait {
                 _ if left_ns == 0 => return Wait::No,
                 // Whoever moves such a clock wakes the loop.
-                wait if !clock.runs() => wait,
+                wait if !clocks.get(clock).runs() => wait,
                 Wait::Ns(ns) => Wait::Ns(ns.min(left_ns)),
                 Wait::Forever | Wait::No => Wait::Ns(left_ns),
             };
@@ -95,7 +105,7 @@ impl Timers {
         for clock in TimerClock::ALL {
             let wheel = &mut self.wheels[clock.index()];
             if !wheel.is_empty() {
-                let now_ns = clocks.get(clock).now_ns();
+                let now_ns = clocks.now_ns(clock);
                 self.pass_ns[clock.index()] = now_ns;
                 wheel.collect(now_ns);
             }

@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
-    mem,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -80,6 +79,22 @@ impl Sleep {
         self.deadline_ns
     }
 
+    fn arm(&mut self, waker: &Waker) {
+        let (clock, waker) = (TimerClock::Loop, Expiry::Wake(waker.clone()));
+        let insert = |timers: &mut Timers| timers.wheel(clock).insert(self.deadline_ns, waker);
+        self.timer = Some(self.context.timers().with(insert));
+        let shared = self.context.inner().shared();
+        shared.touched_before(clock, self.deadline_ns);
+    }
+
+    /// The timer has gone off, which a clock set back since then makes undone.
+    fn expired(&mut self, waker: &Waker) {
+        self.timer = None;
+        if self.context.now_ns() < self.deadline_ns {
+            self.arm(waker);
+        }
+    }
+
     fn disarm(&mut self) {
         if let Some(timer) = self.timer.take() {
             let remove = |timers: &mut Timers| timers.wheel(TimerClock::Loop).remove(timer);
@@ -94,28 +109,20 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if this.context.now_ns() >= this.deadline_ns {
-            this.disarm();
-            return Poll::Ready(());
-        }
-        let before = this.context.timers().with(|timers| {
-            let wheel = timers.wheel(TimerClock::Loop);
-            match this.timer.and_then(|timer| wheel.get_mut(timer)) {
-                Some(Expiry::Wake(waker)) if waker.will_wake(cx.waker()) => None,
-                Some(expiry) => Some(mem::replace(expiry, Expiry::Wake(cx.waker().clone()))),
-                None => {
-                    let waker = Expiry::Wake(cx.waker().clone());
-                    this.timer = Some(wheel.insert(this.deadline_ns, waker));
-                    None
-                }
+        if let Some(timer) = this.timer {
+            let keep = |timers: &mut Timers| timers.rewake(timer, cx.waker());
+            match this.context.timers().with(keep) {
+                // Not under the borrow: the last waker of a task may take the task along.
+                Some(unused) => drop(unused),
+                None => this.expired(cx.waker()),
             }
-        });
-        let shared = this.context.inner().shared();
-        shared.touched_before(TimerClock::Loop, this.deadline_ns);
-        // Not under the borrow: the last waker of a task may take the task along.
-        drop(before);
-        this.context.touched();
-        Poll::Pending
+        } else if !this.context.clocks().has_come_to(this.deadline_ns) {
+            this.arm(cx.waker());
+        }
+        match this.timer {
+            Some(_) => Poll::Pending,
+            None => Poll::Ready(()),
+        }
     }
 }
 
