@@ -85,14 +85,14 @@ impl Timers {
     fn timeout(&mut self, clocks: &Clocks) -> Wait {
         let mut wait = Wait::Forever;
         for clock in TimerClock::ALL {
-            let Some(deadline_ns) = self.wheel(clock).next_ns() else {
-                continue;
-            };
-            let left_ns = deadline_ns.saturating_sub(clocks.now_ns(clock));
-            wait = match wait {
-                _ if left_ns == 0 => return Wait::No,
+            let left_ns = match self.left_ns(clock, clocks) {
+                Some(0) => return Wait::No,
                 // Whoever moves such a clock wakes the loop.
-                wait if !clocks.get(clock).runs() => wait,
+                Some(_) if !clocks.get(clock).runs() => continue,
+                Some(left_ns) => left_ns,
+                None => continue,
+            };
+            wait = match wait {
                 Wait::Ns(ns) => Wait::Ns(ns.min(left_ns)),
                 Wait::Forever | Wait::No => Wait::Ns(left_ns),
             };
@@ -100,16 +100,32 @@ impl Timers {
         wait
     }
 
+    /// How long until a timer of `clock` may be due; zero only if one is.
+    fn left_ns(&mut self, clock: TimerClock, clocks: &Clocks) -> Option<u64> {
+        let deadline_ns = self.wheel(clock).next_ns()?;
+        let now_ns = clocks.now_ns(clock);
+        if deadline_ns > now_ns {
+            return Some(deadline_ns - now_ns);
+        }
+        // It may be that the wheel only wants to sort its timers finer: that is no reason for a turn.
+        self.look(clock, now_ns);
+        let deadline_ns = self.wheel(clock).next_ns()?;
+        Some(deadline_ns.saturating_sub(now_ns))
+    }
+
     /// Begins a pass: looks at each clock once.
     fn collect(&mut self, clocks: &Clocks) {
         for clock in TimerClock::ALL {
-            let wheel = &mut self.wheels[clock.index()];
-            if !wheel.is_empty() {
-                let now_ns = clocks.now_ns(clock);
-                self.pass_ns[clock.index()] = now_ns;
-                wheel.collect(now_ns);
+            if !self.wheel(clock).is_empty() {
+                self.look(clock, clocks.now_ns(clock));
             }
         }
+    }
+
+    /// Sets aside what is due at `now_ns`.
+    fn look(&mut self, clock: TimerClock, now_ns: u64) {
+        self.pass_ns[clock.index()] = now_ns;
+        self.wheel(clock).collect(now_ns);
     }
 
     /// Takes out one timer of the pass.

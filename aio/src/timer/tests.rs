@@ -152,6 +152,30 @@ fn a_timer_is_never_early_and_the_loop_does_not_turn_for_nothing() {
 }
 
 #[test]
+fn a_crowd_of_timers_makes_no_turn_without_an_expiry() {
+    on_each(|cx| {
+        let fired = Rc::new(Cell::new(0));
+        let start_ns = cx.now_ns();
+        // So many that the wheel does not know the first of them, over some of its slots.
+        let timers: Vec<_> = (0..400)
+            .map(|nth| {
+                let fired = fired.clone();
+                let count = move |_: &AioContext| fired.set(fired.get() + 1);
+                let timer = cx.timer("one of many", TimerClock::Loop, count);
+                timer.arm_at_ns(start_ns + 30_000_000 + nth * 20_000);
+                timer
+            })
+            .collect();
+        settle(cx);
+        while fired.get() < timers.len() {
+            let before = fired.get();
+            assert!(cx.poll(Blocking::Yes));
+            assert!(fired.get() > before);
+        }
+    });
+}
+
+#[test]
 fn a_wall_clock_that_jumps_delays_or_hastens_its_timers() {
     on_each_by_hand(|cx, hands| {
         let fired = Rc::new(Cell::new(0));
