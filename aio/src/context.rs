@@ -29,7 +29,7 @@ use crate::{
     migratable::Guests,
     op::{Key, Op, Outcome},
     request::Requests,
-    shared::Shared,
+    shared::{Runnable, Shared},
     task::{self, Task, TaskTable},
     thread_pool::{Desk, ThreadPool},
     timer::{TimerTable, Timers},
@@ -70,6 +70,8 @@ pub(crate) struct Inner {
     turns: Cell<u64>,
     /// A task of this context is being polled.
     in_task: Cell<bool>,
+    /// Tasks between the run queue and their polls, empty between turns: kept for its memory.
+    batch: RefCell<VecDeque<Runnable>>,
     desk: Desk,
 }
 
@@ -112,6 +114,7 @@ impl AioContext {
             busy_poll: RefCell::new(BusyPoll::new(poll)),
             turns: Cell::new(0),
             in_task: Cell::new(false),
+            batch: RefCell::default(),
             desk: Desk::default(),
         };
         Ok(Self {
@@ -374,6 +377,7 @@ pub struct YieldNow {
 impl Future for YieldNow {
     type Output = ();
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if mem::replace(&mut self.yielded, true) {
             return Poll::Ready(());

@@ -76,11 +76,27 @@ impl Wake for Node<Posted> {
     }
 }
 
+/// A task as its home thread keeps it.
+pub(crate) struct LocalTask {
+    /// Lent to whoever polls; a task is not polled from within itself.
+    future: RefCell<LocalFuture>,
+    waker: Waker,
+    node: Arc<Node<Posted>>,
+}
+
+impl LocalTask {
+    /// Polls the future once.
+    pub(crate) fn poll(&self) -> Poll<()> {
+        // From here on a wake-up queues the task again.
+        task_of(&self.node).queued.store(false, Ordering::Relaxed);
+        let mut future = self.future.borrow_mut();
+        future.as_mut().poll(&mut Context::from_waker(&self.waker))
+    }
+}
+
 struct Entry {
     generation: u64,
-    /// Absent while the task is being polled.
-    running: Option<(LocalFuture, Waker)>,
-    node: Arc<Node<Posted>>,
+    task: Rc<LocalTask>,
 }
 
 /// The tasks of one context.
@@ -99,57 +115,44 @@ impl TaskTable {
             index: slot.key(),
             generation: self.generation,
         };
-        let task = TaskPost {
+        let post = TaskPost {
             key,
             queued: AtomicBool::new(false),
         };
-        shared.at_home(|local| task.queue(local));
+        shared.at_home(|local| post.queue(local));
         let node = Arc::new(Node::new(Posted {
             shared: shared.clone(),
-            what: What::Task(task),
+            what: What::Task(post),
         }));
-        let waker = Waker::from(node.clone());
+        let task = LocalTask {
+            future: RefCell::new(future),
+            waker: Waker::from(node.clone()),
+            node,
+        };
         slot.insert(Entry {
             generation: self.generation,
-            running: Some((future, waker)),
-            node,
+            task: Rc::new(task),
         });
     }
 
-    fn entry(&mut self, key: TaskKey) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(key.index)?;
-        (entry.generation == key.generation).then_some(entry)
+    /// A woken task; `None` if it is gone.
+    pub(crate) fn get(&self, key: TaskKey) -> Option<Rc<LocalTask>> {
+        let entry = self.entries.get(key.index)?;
+        (entry.generation == key.generation).then(|| entry.task.clone())
     }
 
-    /// Takes the future of a woken task out to be polled; `None` if the task is gone.
-    pub(crate) fn take(&mut self, key: TaskKey) -> Option<(LocalFuture, Waker)> {
-        let entry = self.entry(key)?;
-        // From here on a wake-up queues the task again.
-        task_of(&entry.node).queued.store(false, Ordering::Relaxed);
-        entry.running.take()
-    }
-
-    /// Puts a future that is not ready back.
-    pub(crate) fn put_back(&mut self, key: TaskKey, future: LocalFuture, waker: Waker) {
-        // Otherwise the context was closed from within the task.
-        if let Some(entry) = self.entry(key) {
-            entry.running = Some((future, waker));
-        }
-    }
-
-    /// Forgets a task whose future is done.
+    /// Forgets a task whose future is done; the caller has it still, and drops it.
     pub(crate) fn remove(&mut self, key: TaskKey) {
-        if self.entry(key).is_some() {
+        // Otherwise the context was closed from within the task.
+        if self.get(key).is_some() {
             self.entries.remove(key.index);
         }
     }
 
-    /// Takes every future out, for the caller to drop.
-    pub(crate) fn take_all(&mut self) -> Vec<LocalFuture> {
+    /// Takes every task out, for the caller to drop.
+    pub(crate) fn take_all(&mut self) -> Vec<Rc<LocalTask>> {
         let entries = mem::take(&mut self.entries).into_iter();
-        entries
-            .filter_map(|(_, entry)| entry.running.map(|(future, _)| future))
-            .collect()
+        entries.map(|(_, entry)| entry.task).collect()
     }
 
     /// Tasks that have not ended.

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    mem,
     pin::pin,
     sync::{
         Arc,
@@ -319,43 +320,55 @@ impl AioContext {
     /// Polls tasks that were woken, and those they wake, up to a limit.
     fn run_tasks(&self) -> bool {
         let shared = &self.inner.shared;
-        let mut progress = false;
-        for _ in 0..TASKS_PER_TURN {
-            let mut next = shared.local.with(|local| local.runnable.pop_front());
-            if next.is_none() && shared.has_inbox() {
+        let mut left = TASKS_PER_TURN;
+        let mut batch = self.inner.batch.take();
+        while left > 0 {
+            if shared.has_inbox() {
                 self.take_inbox();
-                next = shared.local.with(|local| local.runnable.pop_front());
             }
-            let Some(next) = next else { break };
-            progress = true;
-            self.run_task(next);
+            // A task runs no turn of its own, so nobody looks for those taken here.
+            shared
+                .local
+                .with(|local| mem::swap(&mut local.runnable, &mut batch));
+            if batch.is_empty() {
+                break;
+            }
+            self.inner.in_task.set(true);
+            while left > 0
+                && let Some(next) = batch.pop_front()
+            {
+                left -= 1;
+                self.run_task(next);
+            }
+            self.inner.in_task.set(false);
         }
-        progress
+        if !batch.is_empty() {
+            // What is left comes before what was woken meanwhile.
+            shared.local.with(|local| {
+                batch.append(&mut local.runnable);
+                mem::swap(&mut local.runnable, &mut batch);
+            });
+        }
+        self.inner.batch.replace(batch);
+        left < TASKS_PER_TURN
     }
 
     fn run_task(&self, next: Runnable) {
-        self.inner.in_task.set(true);
         match next {
             Runnable::Task(key) => self.poll_task(key),
+            // Closed from within a task: what was queued is dropped.
+            Runnable::Migratable(task) if self.inner.shared.is_closed() => drop(task),
             Runnable::Migratable(task) => task.run(self),
         }
-        self.inner.in_task.set(false);
     }
 
     fn poll_task(&self, key: TaskKey) {
-        let taken = self.inner.tasks.borrow_mut().take(key);
-        let Some((mut future, waker)) = taken else {
-            return;
-        };
-        if future
-            .as_mut()
-            .poll(&mut Context::from_waker(&waker))
-            .is_ready()
-        {
+        let task = self.inner.tasks.borrow().get(key);
+        let Some(task) = task else { return };
+        if task.poll().is_ready() {
             self.inner.tasks.borrow_mut().remove(key);
-            return;
         }
-        self.inner.tasks.borrow_mut().put_back(key, future, waker);
+        // Here, outside of any borrow, what is done is dropped.
     }
 
     /// Turns the loop until `future` is ready. For `main`, start-up and tests.
