@@ -141,7 +141,7 @@ fn report(results: &[Line], filter: &str) -> String {
     for target in &TARGETS {
         let found = match target.measure {
             Measure::Time | Measure::Cpu => ratios().find(|it| it.name == target.name),
-            Measure::Figure => figures().find(|it| it.name == target.name),
+            Measure::Figure | Measure::CpuFigure => figures().find(|it| it.name == target.name),
         };
         match found {
             Some(found) => text.push_str(&target_row(target, found)),
@@ -202,6 +202,7 @@ fn target_row(target: &Target, found: &Named) -> String {
         Measure::Time => ("time", Some(&found.value)),
         Measure::Cpu => ("processor time", found.cpu.as_ref()),
         Measure::Figure => (found.unit.as_str(), Some(&found.value)),
+        Measure::CpuFigure => ("processor time in ns", found.cpu.as_ref()),
     };
     let Target {
         id, name, at_most, ..
@@ -284,7 +285,7 @@ mod tests {
         for row in [
             "| L1 | `disk_read/disk/io_uring/aio/raw_ring`, time | 1.01 [0.88..1.37] | ≤ 1.02 | met disturbed 1 of 5 |",
             "| L1 | `disk_read/disk/io_uring/aio/raw_ring`, processor time | 1.12 [1.10..1.18] | ≤ 1.1 | **missed** disturbed 1 of 5 |",
-            "| L5 | `timer/churn_100k/sleep`, ns | 468.97 [465.71..472.98] | ≤ 45 | **missed** |",
+            "| L5 | `timer/churn_100k/sleep`, processor time in ns | 469.29 [465.44..476.00] | ≤ 45 | **missed** |",
             "| L11 | `drop_in_flight/aio`, bytes written too late | 0 | ≤ 0 | met |",
         ] {
             assert!(report.contains(row), "{row}\n\n{report}");
