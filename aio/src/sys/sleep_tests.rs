@@ -4,7 +4,12 @@
 #![expect(unsafe_code, reason = "nix has no safe way to handle a signal")]
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    cell::Cell,
+    rc::Rc,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -12,7 +17,7 @@ use std::{
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::{
-    AioContext, Blocking, Config, Handle, IoThread, TimerClock,
+    AioContext, Blocking, Config, EventNotifier, Handle, IoThread, TimerClock,
     backend::conformance::{each_backend, on_each},
 };
 
@@ -22,16 +27,21 @@ extern "C" fn count(_signal: libc::c_int) {
     HANDLED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Has the calling thread handle `SIGUSR2`, and names it.
-fn interruptible() -> libc::pthread_t {
+/// Has `handler`, which does nothing that a signal handler may not do, called for `signal`.
+fn handle_signal(signal: Signal, handler: extern "C" fn(libc::c_int)) {
     // No SA_RESTART: system calls end with EINTR.
     let action = SigAction::new(
-        SigHandler::Handler(count),
+        SigHandler::Handler(handler),
         SaFlags::empty(),
         SigSet::empty(),
     );
-    // SAFETY: the handler does nothing but count.
-    unsafe { sigaction(Signal::SIGUSR2, &action) }.unwrap();
+    // SAFETY: the handlers here count, or write to an eventfd.
+    unsafe { sigaction(signal, &action) }.unwrap();
+}
+
+/// Has the calling thread handle `SIGUSR2`, and names it.
+fn interruptible() -> libc::pthread_t {
+    handle_signal(Signal::SIGUSR2, count);
     // SAFETY: names the calling thread.
     unsafe { libc::pthread_self() }
 }
@@ -98,6 +108,36 @@ fn a_sleep_for_a_timer_goes_on_after_a_signal_handler() {
                 assert!(cx.now_ns() >= deadline_ns);
             }
         });
+    });
+}
+
+static EVENT: OnceLock<EventNotifier> = OnceLock::new();
+
+extern "C" fn set_event(_signal: libc::c_int) {
+    EVENT.get().unwrap().set();
+}
+
+#[test]
+fn a_signal_handler_may_set_an_event() {
+    let event = EVENT.get_or_init(|| EventNotifier::new().unwrap());
+    handle_signal(Signal::SIGUSR1, set_event);
+    on_each(|cx| {
+        let calls = Rc::new(Cell::new(0));
+        let count = calls.clone();
+        let handler = cx
+            .add_event_notifier(event, "set by a signal", move |_| {
+                count.set(count.get() + 1);
+            })
+            .unwrap();
+        for round in 1..=3 {
+            // SAFETY: the signal has a handler.
+            assert_eq!(unsafe { libc::raise(libc::SIGUSR1) }, 0);
+            while calls.get() < round {
+                cx.poll(Blocking::Yes);
+            }
+        }
+        assert_eq!(calls.get(), 3);
+        drop(handler);
     });
 }
 

@@ -589,8 +589,11 @@ fn two_handlers_of_one_descriptor_are_called_each_for_its_own() {
 #[test]
 fn an_error_of_a_descriptor_calls_both_callbacks() {
     on_each(|cx| {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let fd = Fd::from(std::os::fd::OwnedFd::from(writer));
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+        // A full pipe cannot be written, so the error comes alone.
+        let mut writer = File::from(writer);
+        while writer.write(&[0; 4096]).is_ok() {}
+        let fd = Fd::from(writer);
         let log = Log::default();
         let (read, write) = (log.clone(), log.clone());
         let callbacks = FdCallbacks::new("both")
