@@ -35,7 +35,7 @@ pub(crate) fn each_backend() -> impl Iterator<Item = BackendKind> {
 }
 
 /// Tells the test command of something that could not be tested here.
-fn skipped(what: &str) {
+pub(crate) fn skipped(what: &str) {
     use std::io::Write;
     let line = format!("SKIPPED {what}\n");
     match std::env::var_os("LONGSHORE_SKIP_LOG") {

@@ -92,6 +92,7 @@ mod tests {
                 backend: Some(backend),
                 ..Config::default()
             }) else {
+                crate::backend::tests_on_each::skipped("forks beside io_uring: needs io_uring");
                 continue;
             };
             let (ours, mut theirs) = UnixStream::pair().unwrap();
