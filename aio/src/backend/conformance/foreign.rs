@@ -80,7 +80,7 @@ fn a_foreign_loop_runs_reads_sleeps_and_handlers() {
                     .await;
                 read.unwrap();
                 assert!(buf.iter().all(|&byte| byte == 0));
-                context.sleep_ns(10_000).await;
+                context.sleep_ns(1_000_000).await;
                 to_set.set();
             }
         });
