@@ -52,9 +52,10 @@ impl AioContext {
 
     /// One turn of the loop: waits if it may and there is nothing to do, then does what there is to do.
     ///
-    /// Returns whether anything was done; after a bare [`notify`](crate::Handle::notify) nothing was.
-    /// A turn that may wait returns `false` only then, after an idle or cancelled bottom half, or
-    /// when a crowd of timers is sorted; a signal handler that runs meanwhile does not end the wait.
+    /// Returns whether anything was done. A turn that may wait comes back without only after a bare
+    /// [`notify`](crate::Handle::notify) and what is like it: a bottom half that is idle, cancelled or
+    /// deleted, new parameters, many timers to sort. A signal handler does not end the wait.
+    ///
     /// It may be called from a callback that the loop has called (a nested turn): each event is
     /// dispatched once, by the inner or the outer turn.
     ///

@@ -15,7 +15,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
     thread,
 };
 
@@ -512,6 +512,85 @@ fn a_turn_says_whether_it_has_done_anything() {
         assert_eq!(*log.borrow(), ["bottom half", "handler"]);
         drop(handler);
     });
+}
+
+#[test]
+fn tasks_that_a_task_wakes_run_behind_it_in_the_same_turn() {
+    on_each(|cx| {
+        let log = Log::default();
+        let wakers: Rc<RefCell<Vec<Waker>>> = Rc::default();
+        for name in ["first", "second"] {
+            let (log, wakers) = (log.clone(), wakers.clone());
+            let mut woken = false;
+            let waits = std::future::poll_fn(move |cx| {
+                if std::mem::replace(&mut woken, true) {
+                    log.borrow_mut().push(name);
+                    return Poll::Ready(());
+                }
+                wakers.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            });
+            drop(cx.spawn(waits));
+        }
+        settle(cx);
+        let (context, order) = (cx.clone(), log.clone());
+        let wakes = cx.spawn(async move {
+            // Twice is once.
+            for at in [1, 0, 1] {
+                wakers.borrow()[at].wake_by_ref();
+            }
+            order.borrow_mut().push("goes on");
+            // It wakes itself, and is behind them.
+            context.yield_now().await;
+            order.borrow_mut().push("last");
+        });
+        assert!(cx.poll(Blocking::No));
+
+        assert_eq!(*log.borrow(), ["goes on", "second", "first", "last"]);
+        assert!(wakes.is_finished() && !cx.poll(Blocking::No));
+    });
+}
+
+#[test]
+fn a_callback_may_close_its_context_with_all_sorts_of_work_behind_it() {
+    const KINDS: [&str; 5] = ["one-shot", "bottom half", "handler", "task", "timer"];
+    for (backend, closes) in each_backend().flat_map(|backend| KINDS.map(|kind| (backend, kind))) {
+        let cx = AioContext::new(Config {
+            backend: Some(backend),
+            ..Config::default()
+        })
+        .unwrap();
+        let is_closed = |cx: &AioContext| cx.handle().shared().is_closed();
+        let act = |kind| {
+            move |cx: &AioContext| {
+                assert!(!is_closed(cx), "{kind} after the end of its context");
+                if kind == closes {
+                    cx.clone().close();
+                }
+            }
+        };
+        let event = EventNotifier::new().unwrap();
+        let handler = cx.add_event_notifier(&event, "handler", act("handler"));
+        settle(&cx);
+        let timer = cx.timer("timer", TimerClock::Loop, act("timer"));
+        let [first, second] = [(); 2].map(|()| cx.bottom_half("bottom half", act("bottom half")));
+        for _ in 0..2 {
+            cx.handle().schedule(act("one-shot"));
+        }
+        let task = |cx: &AioContext| {
+            let (task, act) = (cx.clone(), act("task"));
+            cx.spawn(async move { act(&task) })
+        };
+        let tasks = [task(&cx), task(&cx)];
+        event.set();
+        while !is_closed(&cx) {
+            first.schedule();
+            second.schedule();
+            timer.arm_at_ns(0);
+            cx.poll(Blocking::No);
+        }
+        drop((handler, timer, first, second, tasks));
+    }
 }
 
 #[test]
