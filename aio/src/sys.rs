@@ -184,6 +184,7 @@ pub(crate) fn epoll_wait(
         .map_or(std::ptr::null(), |timeout| &raw const *timeout);
     let room = libc::c_int::try_from(events.len()).expect("the array is small");
     #[cfg(test)]
+    #[cfg(not(loom))]
     interrupts::take()?;
     // SAFETY: `events` has room for `room` entries, `timeout` is null or lives in this frame, and
     // no signal mask is given.
@@ -234,6 +235,7 @@ pub(crate) fn check_pollable(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 pub(crate) mod interrupts {
     //! Has waits of this thread be interrupted now and then, as by signals.
 
