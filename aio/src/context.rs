@@ -37,6 +37,7 @@ use crate::{
 
 use busy_poll::BusyPoll;
 pub use config::{Config, ContextStats};
+pub use foreign::ForeignSource;
 pub use turn::Blocking;
 
 /// One thread's event loop. Cheap to clone; every clone is the same loop, on its home thread.
@@ -67,6 +68,8 @@ pub(crate) struct Inner {
     fresh: RefCell<Events>,
     handlers: RefCell<FdHandlerTable>,
     busy_poll: RefCell<BusyPoll>,
+    /// Somebody else's loop sleeps, or will, as [`AioContext::prepare`] has allowed it to.
+    foreign_sleeps: Cell<bool>,
     turns: Cell<u64>,
     /// A task of this context is being polled.
     in_task: Cell<bool>,
@@ -112,6 +115,7 @@ impl AioContext {
             fresh: RefCell::default(),
             handlers: RefCell::default(),
             busy_poll: RefCell::new(BusyPoll::new(poll)),
+            foreign_sleeps: Cell::new(false),
             turns: Cell::new(0),
             in_task: Cell::new(false),
             batch: RefCell::default(),

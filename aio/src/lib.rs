@@ -68,7 +68,7 @@ pub use backend::{BackendKind, probe_io_uring};
 pub use bottom_half::{BottomHalf, ReentrancyGuard};
 pub use buf::{Acquire, BUFFER_ALIGN_BYTES, BUFFER_BYTES_MAX, BufferPool, IoBuf};
 pub use clock::{Clock, ManualClock, TimerClock};
-pub use context::{AioContext, Blocking, Config, ContextStats, YieldNow};
+pub use context::{AioContext, Blocking, Config, ContextStats, ForeignSource, YieldNow};
 pub use error::AioError;
 pub use fd::Fd;
 pub use fd_handler::{Drained, EventNotifier, FdCallbacks, FdHandler};

@@ -289,6 +289,7 @@ where
         if let Some(op) = work {
             context.start_on_worker(key, op);
         }
+        context.inner().shared().touched();
         Self {
             context,
             key: Some(key),
@@ -321,6 +322,8 @@ impl<F> Drop for Request<'_, F> {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let gone = self.context.requests().borrow_mut().abandon(key);
+        // A cancellation waits for the next turn.
+        self.context.inner().shared().touched();
         // Dropping a result may close a descriptor or give back a buffer: not under the borrow.
         drop(gone);
     }

@@ -261,7 +261,8 @@ impl Shared {
         }
     }
 
-    fn kick(&self) {
+    /// Wakes the loop, asleep or not. Any thread.
+    pub(crate) fn kick(&self) {
         self.kicks.fetch_add(1, Ordering::Relaxed);
         self.event.signal();
     }

@@ -110,13 +110,6 @@ impl EventFd {
         debug_assert!(written.is_ok(), "writing to our own eventfd: {written:?}");
     }
 
-    /// Takes the kicks that are there, if any are.
-    pub(crate) fn take_if_any(&self) {
-        if poll(self.as_fd(), libc::POLLIN).is_ok_and(|holds| holds != 0) {
-            self.take();
-        }
-    }
-
     /// Takes the kicks that [`poll`] says are there.
     pub(crate) fn take(&self) {
         let mut count = [0; 8];

@@ -14,6 +14,7 @@
 mod entry;
 mod kernel;
 mod message;
+mod outside;
 mod registered;
 mod result;
 mod ring;
@@ -89,6 +90,8 @@ pub(crate) struct Uring<R: Ring> {
     /// The eventfd's count lands here.
     kick_count: ManuallyDrop<Box<[u8; 8]>>,
     kick: Kick,
+    /// A poll has completed for which the ring may have used up its signal.
+    signal_spent: bool,
     /// Slabs of the pool that the kernel knows, or the reason why it is told of no more.
     slabs: Registered,
     files: Files,
@@ -121,6 +124,7 @@ impl<R: Ring> Uring<R> {
             watches: Watches::default(),
             kick_count: ManuallyDrop::new(Box::new([0; 8])),
             kick: Kick::Idle,
+            signal_spent: false,
             slabs,
             files: Files::new(),
             max_batch: usize::MAX,
@@ -331,7 +335,7 @@ impl<R: Ring> Backend for Uring<R> {
 
     fn watch(&mut self, fd: &Fd, events: i16) -> io::Result<WatchKey> {
         sys::check_pollable(fd.as_fd())?;
-        let key = self.watches.insert(fd.clone(), events);
+        let key = self.watches.insert(fd.clone(), events)?;
         self.make_room();
         Ok(key)
     }
@@ -350,18 +354,7 @@ impl<R: Ring> Backend for Uring<R> {
     }
 
     fn foreign_fd(&mut self) -> io::Result<OwnedFd> {
-        let event = self.shared.event();
-        let fd = event.as_fd().try_clone_to_owned()?;
-        if !matches!(self.kick, Kick::Foreign { .. }) {
-            self.ring.register_eventfd(event.as_raw_fd())?;
-            let armed = self.kick == Kick::Armed;
-            if armed {
-                self.cancels.push_back(KICK);
-                self.push_cancels();
-            }
-            self.kick = Kick::Foreign { armed };
-        }
-        Ok(fd)
+        self.go_outside()
     }
 
     fn has_news(&mut self) -> bool {
@@ -388,10 +381,11 @@ impl<R: Ring> Backend for Uring<R> {
             wait
         };
         self.enter_for(wait);
-        if matches!(self.kick, Kick::Foreign { .. }) {
-            self.shared.event().take_if_any();
-        }
         self.reap(requests, events);
+        while mem::take(&mut self.signal_spent) {
+            self.signal_again();
+            self.reap(requests, events);
+        }
         events.completions.append(&mut self.done);
         self.watches.report(&mut events.ready);
     }

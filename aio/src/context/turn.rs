@@ -69,7 +69,9 @@ impl AioContext {
         let _turning = Turning::begin(self);
         self.remove_dropped_handlers();
         self.wait(blocking);
-        self.turn()
+        let progress = self.turn();
+        self.renew_foreign_sleep();
+        progress
     }
 
     /// Does what there is to do.

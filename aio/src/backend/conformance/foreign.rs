@@ -2,19 +2,30 @@
 
 use std::{
     cell::Cell,
-    os::fd::{AsFd, OwnedFd},
+    future::Future,
+    io::Write,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    pin::pin,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+};
 
 use super::{on_each, scratch};
-use crate::{AioContext, EventNotifier, Fd, IoBuf};
+use crate::{AioContext, Blocking, EventNotifier, Fd, FdCallbacks, ForeignSource, Interest, IoBuf};
 
 /// A test that waits so long for one thing has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -150,6 +161,81 @@ fn what_the_home_thread_leaves_between_prepare_and_sleep_is_not_overslept() {
 }
 
 #[test]
+fn a_request_begun_outside_of_a_turn_is_not_overslept() {
+    on_each(|cx| {
+        let mut foreign = ForeignLoop::new(cx);
+        let file = Fd::from(scratch(4096));
+        let mut read = pin!(cx.read_exact(&file, 0, IoBuf::heap(4096)));
+        let mut waits = Context::from_waker(Waker::noop());
+        // As a task of the other loop's would.
+        foreign.turn(|| assert!(read.as_mut().poll(&mut waits).is_pending()));
+        foreign.turn_until(|| read.as_mut().poll(&mut waits).is_ready());
+    });
+}
+
+#[test]
+fn waiting_for_an_event_again_and_again_wakes_a_foreign_loop() {
+    on_each(|cx| {
+        let source = cx.foreign_source().unwrap();
+        let event = EventNotifier::new().unwrap();
+        let (context, mine) = (cx.clone(), event.clone());
+        let (seen, to_see) = mpsc::channel();
+        let task = cx.spawn(async move {
+            for _ in 0..100 {
+                let readable = context.ready(mine.fd(), Interest::Readable).await;
+                readable.unwrap();
+                assert!(mine.test_and_clear());
+                seen.send(()).unwrap();
+            }
+        });
+        let other = std::thread::spawn(move || {
+            for _ in 0..100 {
+                event.set();
+                to_see.recv().unwrap();
+            }
+        });
+        drive(&source, || task.is_finished());
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn handlers_of_before_go_on_when_somebody_else_takes_over() {
+    on_each(|cx| {
+        let event = EventNotifier::new().unwrap();
+        let count = Rc::new(Cell::new(0));
+        let more = || {
+            let count = count.clone();
+            let callback = move |_: &AioContext| count.set(count.get() + 1);
+            cx.add_event_notifier(&event, "before", callback).unwrap()
+        };
+        let before = more();
+        event.set();
+        while count.get() == 0 {
+            cx.poll(Blocking::Yes);
+        }
+        let source = cx.foreign_source().unwrap();
+        for round in 2..10 {
+            let set = event.clone();
+            let other = std::thread::spawn(move || set.set());
+            drive(&source, || count.get() == round);
+            other.join().unwrap();
+        }
+        // Two of one descriptor, and neither after they were dropped.
+        let again = more();
+        drop(before);
+        event.set();
+        drive(&source, || count.get() == 10);
+        drop(again);
+        event.set();
+        cx.handle().notify();
+        source.turn();
+        source.turn();
+        assert_eq!(count.get(), 10);
+    });
+}
+
+#[test]
 fn a_prepare_without_a_check_costs_nothing_but_a_wake_up() {
     on_each(|cx| {
         let mut foreign = ForeignLoop::new(cx);
@@ -159,5 +245,129 @@ fn a_prepare_without_a_check_costs_nothing_but_a_wake_up() {
         cx.handle().notify();
         foreign.turn(|| ());
         assert_eq!(cx.prepare(), None);
+    });
+}
+
+#[test]
+fn a_turn_of_our_own_between_prepare_and_sleep_does_not_lose_later_wake_ups() {
+    on_each(|cx| {
+        let mut foreign = ForeignLoop::new(cx);
+        let handle = cx.handle().clone();
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = ran.clone();
+        foreign.turn(|| {
+            // The one kick that `prepare` has announced a sleep for, taken by a turn of our own.
+            drop(cx.spawn(async {}));
+            cx.poll(Blocking::No);
+            let note = move |_: &AioContext| count.store(1, Ordering::Relaxed);
+            let post = move || handle.schedule(note);
+            std::thread::spawn(post).join().unwrap();
+        });
+        foreign.turn_until(|| ran.load(Ordering::Relaxed) == 1);
+    });
+}
+
+/// Turns the source when its descriptor is readable; a wake-up that does not come ends the test.
+fn drive(source: &ForeignSource, mut done: impl FnMut() -> bool) {
+    while !done() {
+        let mut fds = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap();
+        assert!(ready > 0, "a wake-up was lost");
+        source.turn();
+    }
+}
+
+#[test]
+fn a_source_is_one_descriptor_for_work_posts_and_timers() {
+    on_each(|cx| {
+        let file = Fd::from(scratch(1 << 20));
+        let (context, handle) = (cx.clone(), cx.handle().clone());
+        // Left before there is a source: it must not be forgotten.
+        let task = cx.spawn(async move {
+            for round in 0..50 {
+                let buf = IoBuf::heap(4096);
+                let read = context.read_exact(&file, round * 4096, buf).await.1;
+                read.unwrap();
+                context.sleep_ns(10_000).await;
+            }
+        });
+        let source = cx.foreign_source().unwrap();
+        drive(&source, || task.is_finished());
+
+        let left = Arc::new(AtomicUsize::new(200));
+        let count = left.clone();
+        let other = std::thread::spawn(move || {
+            for _ in 0..200 {
+                let count = count.clone();
+                let call = move |_: &AioContext| count.fetch_sub(1, Ordering::Relaxed);
+                handle.call(call).wait();
+            }
+        });
+        drive(&source, || left.load(Ordering::Relaxed) == 0);
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn events_that_come_together_with_posts_wake_a_foreign_loop() {
+    on_each(|cx| {
+        let source = cx.foreign_source().unwrap();
+        let event = EventNotifier::new().unwrap();
+        let (seen, to_see) = mpsc::channel();
+        let handler = cx
+            .add_event_notifier(&event, "answer", move |_| seen.send(()).unwrap())
+            .unwrap();
+        let (handle, done) = (cx.handle().clone(), Arc::new(AtomicUsize::new(0)));
+        let is_done = done.clone();
+        let other = std::thread::spawn(move || {
+            for _ in 0..2000 {
+                // The loop is woken by this, and must not take the event's signal for it.
+                handle.schedule(|_| ());
+                event.set();
+                to_see.recv().unwrap();
+            }
+            handle.schedule(move |_| done.store(1, Ordering::Relaxed));
+        });
+        drive(&source, || is_done.load(Ordering::Relaxed) == 1);
+        other.join().unwrap();
+        drop(handler);
+    });
+}
+
+#[test]
+fn a_source_watched_for_edges_misses_nothing() {
+    on_each(|cx| {
+        let source = cx.foreign_source().unwrap();
+        let outside = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let edges = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+        outside.add(&source, edges).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = Fd::from(ours);
+        let seen = Rc::new(Cell::new(0));
+        let (count, socket) = (seen.clone(), ours.clone());
+        // Takes one byte at a time, so that most of them stay behind without an edge of their own.
+        let callbacks = FdCallbacks::new("sip").on_readable(move |_| {
+            let mut byte = [0];
+            if nix::unistd::read(&socket, &mut byte).is_ok() {
+                count.set(count.get() + 1);
+            }
+        });
+        let handler = cx.add_fd_handler(&ours, callbacks).unwrap();
+        let other = std::thread::spawn(move || {
+            for _ in 0..100 {
+                theirs.write_all(b"0123456789").unwrap();
+            }
+            theirs
+        });
+        let patience = EpollTimeout::try_from(PATIENCE).unwrap();
+        while seen.get() < 1000 {
+            let mut events = [EpollEvent::empty()];
+            let ready = outside.wait(&mut events, patience).unwrap();
+            assert!(ready > 0, "an edge was lost after {} bytes", seen.get());
+            source.turn();
+        }
+        drop(other.join().unwrap());
+        drop(handler);
     });
 }

@@ -615,6 +615,11 @@ impl Ring for FakeRing {
         Ok(())
     }
 
+    fn unregister_eventfd(&mut self) -> io::Result<()> {
+        self.kernel.lock().event = None;
+        Ok(())
+    }
+
     fn cancel_all(&mut self) -> io::Result<()> {
         let mut kernel = self.kernel.lock();
         let waiting: Vec<u64> = kernel
@@ -725,6 +730,10 @@ impl<R: Ring> Ring for Injecting<R> {
 
     fn register_eventfd(&mut self, event: RawFd) -> io::Result<()> {
         self.ring.register_eventfd(event)
+    }
+
+    fn unregister_eventfd(&mut self) -> io::Result<()> {
+        self.ring.unregister_eventfd()
     }
 
     fn cancel_all(&mut self) -> io::Result<()> {

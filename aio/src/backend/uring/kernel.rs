@@ -150,6 +150,10 @@ impl Ring for KernelRing {
         self.ring.submitter().register_eventfd(event)
     }
 
+    fn unregister_eventfd(&mut self) -> io::Result<()> {
+        self.ring.submitter().unregister_eventfd()
+    }
+
     fn cancel_all(&mut self) -> io::Result<()> {
         let everything = types::CancelBuilder::any();
         self.ring.submitter().register_sync_cancel(None, everything)

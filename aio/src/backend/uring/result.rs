@@ -50,6 +50,9 @@ impl<R: Ring> Uring<R> {
             Ok(count) => Ok(Value::Count(count)),
             Err(_) => Err(result.wrapping_neg()),
         };
+        if matches!(request.op(), Op::Poll { .. }) {
+            self.signal_spent = self.watches.outside().is_some();
+        }
         request.place = Place::Ended;
         events.completions.push((key, result));
     }

@@ -82,6 +82,9 @@ pub(crate) trait Ring: fmt::Debug {
     /// Has the kernel signal an eventfd whenever it has a completion to bring.
     fn register_eventfd(&mut self, event: RawFd) -> io::Result<()>;
 
+    /// Ends that.
+    fn unregister_eventfd(&mut self) -> io::Result<()>;
+
     /// Cancels all that can be cancelled.
     fn cancel_all(&mut self) -> io::Result<()>;
 }

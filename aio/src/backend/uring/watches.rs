@@ -5,13 +5,16 @@
 
 use std::{
     collections::VecDeque,
-    mem,
+    io, mem,
     os::fd::{AsRawFd, RawFd},
 };
 
 use slab::Slab;
 
-use super::ring::{Cqe, MORE};
+use super::{
+    outside::{Outside, Seen},
+    ring::{Cqe, MORE},
+};
 use crate::{
     fd::Fd,
     op::{Key, WatchKey},
@@ -39,6 +42,8 @@ struct Watch {
     holds: i16,
     /// Queued for the next recheck.
     recheck: bool,
+    /// It is watched from the outside, and not armed any more.
+    seen: Option<Seen>,
 }
 
 /// What a completion of a watch was.
@@ -60,6 +65,8 @@ pub(super) struct Watches {
     changed: Vec<Key>,
     /// For the call, kept for its memory.
     polled: Vec<libc::pollfd>,
+    /// Where descriptors are watched while somebody else's loop drives the context.
+    outside: Option<Outside>,
 }
 
 impl Watches {
@@ -74,8 +81,8 @@ impl Watches {
             .filter(|watch| watch.generation == key.generation)
     }
 
-    /// Takes a watch in, to be armed.
-    pub(super) fn insert(&mut self, fd: Fd, events: i16) -> WatchKey {
+    /// Takes a watch in, to be armed, or seen from the outside.
+    pub(super) fn insert(&mut self, fd: Fd, events: i16) -> io::Result<WatchKey> {
         self.generation = Key::next_generation(self.generation);
         let index = self.watches.insert(Watch {
             fd,
@@ -84,13 +91,58 @@ impl Watches {
             state: State::Idle,
             holds: 0,
             recheck: false,
+            seen: None,
         });
         let key = Key {
             index: u32::try_from(index).expect("descriptors are fewer"),
             generation: self.generation,
         };
-        self.to_arm.push_back(key);
-        WatchKey(key)
+        match &self.outside {
+            None => self.to_arm.push_back(key),
+            Some(outside) => {
+                let watch = &mut self.watches[index];
+                let seen = outside.add(key, &watch.fd, events);
+                let seen = seen.inspect_err(|_| drop(self.watches.remove(index)))?;
+                self.watches[index].seen = Some(seen);
+            }
+        }
+        Ok(WatchKey(key))
+    }
+
+    /// Has descriptors watched from the outside from now on; returns which polls to cancel.
+    pub(super) fn go_outside(&mut self, outside: Outside) -> io::Result<Vec<Key>> {
+        let mut to_cancel = Vec::new();
+        for (index, watch) in &mut self.watches {
+            if watch.state == State::Ended {
+                continue;
+            }
+            let key = Key {
+                index: u32::try_from(index).expect("descriptors are fewer"),
+                generation: watch.generation,
+            };
+            watch.seen = Some(outside.add(key, &watch.fd, watch.events)?);
+            if watch.state == State::Armed {
+                to_cancel.push(key);
+            }
+        }
+        self.to_arm.clear();
+        self.outside = Some(outside);
+        Ok(to_cancel)
+    }
+
+    /// Waits outside, and notes what is ready there; returns whether the eventfd is signalled.
+    pub(super) fn look_outside(&mut self, timeout_ns: Option<u64>) -> bool {
+        let Some(outside) = self.outside.take() else {
+            return false;
+        };
+        let signalled = outside.look(timeout_ns, |key, holds| self.note(key, holds));
+        self.outside = Some(outside);
+        signalled
+    }
+
+    /// What an outside loop waits on, if there is one.
+    pub(super) fn outside(&self) -> Option<&Outside> {
+        self.outside.as_ref()
     }
 
     /// Ends a watch; returns whether the kernel must be told.
@@ -98,7 +150,12 @@ impl Watches {
         let Some(watch) = self.get(key) else {
             return Told::No;
         };
-        match mem::replace(&mut watch.state, State::Ended) {
+        let seen = watch.seen.take();
+        let state = mem::replace(&mut watch.state, State::Ended);
+        if let (Some(outside), Some(seen)) = (&self.outside, seen) {
+            outside.remove(&seen);
+        }
+        match state {
             State::Idle => {
                 self.watches.remove(key.at());
                 Told::No
@@ -112,6 +169,7 @@ impl Watches {
     pub(super) fn recheck(&mut self, key: Key) {
         if let Some(watch) = self.get(key)
             && watch.state != State::Ended
+            && watch.seen.is_none()
             && !mem::replace(&mut watch.recheck, true)
         {
             self.rechecks.push(key);
@@ -161,7 +219,7 @@ impl Watches {
             watch.state = State::Idle;
         }
         // What cannot be polled would only fail again.
-        if last && holds != libc::POLLERR {
+        if last && holds != libc::POLLERR && watch.seen.is_none() {
             self.to_arm.push_back(key);
         }
         self.note(key, holds);
