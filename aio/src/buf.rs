@@ -10,6 +10,7 @@ mod pool;
 
 use std::{
     fmt, io,
+    mem::ManuallyDrop,
     num::NonZeroUsize,
     ops::{Deref, DerefMut},
     ptr::NonNull,
@@ -119,12 +120,6 @@ impl Drop for Mapping {
     }
 }
 
-/// Where a buffer's memory goes when the buffer is dropped.
-enum Home {
-    Pool { pool: Arc<PoolShared>, block: u32 },
-    Own { _memory: Mapping },
-}
-
 /// Owned, aligned memory for requests; dereferences to the bytes in use.
 ///
 /// A buffer starts at a multiple of [`BUFFER_ALIGN_BYTES`] and has a [capacity](Self::capacity) that
@@ -133,9 +128,13 @@ enum Home {
 /// Contents are initialised, but a pooled buffer holds whatever its last user left.
 pub struct IoBuf {
     start: NonNull<u8>,
-    len: usize,
-    capacity: usize,
-    home: Home,
+    /// Where the memory goes when the buffer is dropped; to the system if nowhere else.
+    pool: Option<Arc<PoolShared>>,
+    // Small numbers, because a buffer is moved several times on the way of a request.
+    len: u32,
+    pages: u32,
+    /// The block of the pool.
+    block: u32,
 }
 
 // SAFETY: the buffer is the only way to its bytes, and its home can be given back from any thread.
@@ -148,16 +147,19 @@ impl IoBuf {
     ///
     /// # Panics
     ///
-    /// When the system has no memory left to map.
+    /// When the system has no memory left to map, or `len` is 4 GiB or more.
     #[must_use]
     pub fn heap(len: usize) -> Self {
         let capacity = len.max(1).next_multiple_of(BUFFER_ALIGN_BYTES);
+        let (len, pages) = (narrow(len), narrow(capacity / BUFFER_ALIGN_BYTES));
         let memory = Mapping::new(capacity).expect("memory can be mapped for a buffer");
+        let memory = ManuallyDrop::new(memory);
         Self {
             start: memory.start,
+            pool: None,
             len,
-            capacity,
-            home: Home::Own { _memory: memory },
+            pages,
+            block: 0,
         }
     }
 
@@ -175,16 +177,17 @@ impl IoBuf {
     ) -> Self {
         Self {
             start,
-            len: capacity,
-            capacity,
-            home: Home::Pool { pool, block },
+            pool: Some(pool),
+            len: narrow(capacity),
+            pages: narrow(capacity / BUFFER_ALIGN_BYTES),
+            block,
         }
     }
 
     /// Bytes in use: what a read fills and a write sends.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        wide(self.len)
     }
 
     /// Whether no byte is in use.
@@ -196,7 +199,7 @@ impl IoBuf {
     /// Bytes the buffer can hold.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.capacity
+        wide(self.pages) * BUFFER_ALIGN_BYTES
     }
 
     /// Sets how many bytes are in use; those beyond the old length hold what was there before.
@@ -206,34 +209,44 @@ impl IoBuf {
     /// When `len` exceeds the capacity.
     pub fn set_len(&mut self, len: usize) {
         assert!(
-            len <= self.capacity,
+            len <= self.capacity(),
             "{len} bytes do not fit a buffer of {}",
-            self.capacity
+            self.capacity()
         );
-        self.len = len;
+        self.len = narrow(len);
     }
 
     /// Whether the memory belongs to a context's pool, which the kernel knows in advance where it can.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
-        matches!(self.home, Home::Pool { .. })
+        self.pool.is_some()
     }
 
     /// The slab this buffer lies in, if it belongs to `pool`.
     pub(crate) fn slab_in(&self, pool: &Arc<PoolShared>) -> Option<u16> {
-        match &self.home {
-            Home::Pool { pool: mine, block } if Arc::ptr_eq(mine, pool) => {
-                Some(PoolShared::slab_of(*block))
-            }
-            Home::Pool { .. } | Home::Own { .. } => None,
-        }
+        let mine = self.pool.as_ref().filter(|mine| Arc::ptr_eq(mine, pool));
+        mine.map(|_| PoolShared::slab_of(self.block))
     }
+}
+
+/// A length as buffers keep it.
+fn narrow(len: usize) -> u32 {
+    u32::try_from(len).expect("a buffer is smaller than 4 GiB")
+}
+
+/// A length that was kept.
+fn wide(len: u32) -> usize {
+    usize::try_from(len).expect("Linux has no smaller addresses")
 }
 
 impl Drop for IoBuf {
     fn drop(&mut self) {
-        if let Home::Pool { pool, block } = &self.home {
-            pool.give_back(*block);
+        match &self.pool {
+            Some(pool) => pool.give_back(self.block),
+            None => drop(Mapping {
+                start: self.start,
+                len: self.capacity(),
+            }),
         }
     }
 }
@@ -244,14 +257,14 @@ impl Deref for IoBuf {
     fn deref(&self) -> &[u8] {
         // SAFETY: `len <= capacity` initialised bytes at `start` belong to this buffer alone, and
         // no request has them while somebody can reach the buffer.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len()) }
     }
 }
 
 impl DerefMut for IoBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; the exclusive borrow of the buffer covers the slice.
-        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len()) }
     }
 }
 
@@ -260,7 +273,7 @@ impl fmt::Debug for IoBuf {
         let pooled = self.is_pooled();
         f.debug_struct("IoBuf")
             .field("len", &self.len)
-            .field("capacity", &self.capacity)
+            .field("capacity", &self.capacity())
             .field("pooled", &pooled)
             .finish()
     }

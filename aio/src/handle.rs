@@ -63,6 +63,11 @@ impl Handle {
         Ok(())
     }
 
+    /// Sets how many requests go to the kernel at most in one call: see [`AioContext::set_max_batch`].
+    pub fn set_max_batch(&self, requests: u32) {
+        self.schedule(move |context| context.set_max_batch(requests));
+    }
+
     /// Sets the limits of busy polling while the loop runs; the times it has learned begin anew.
     ///
     /// The loop is woken to take them over; until then it may use the old ones once more.

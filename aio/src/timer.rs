@@ -76,6 +76,9 @@ impl Timers {
     /// A time of each clock before which no timer of it is due; the end of time if there is none.
     fn deadlines(&mut self) -> [u64; CLOCKS] {
         let mut deadlines = NO_DEADLINES;
+        if self.is_empty() {
+            return deadlines;
+        }
         for (deadline_ns, wheel) in deadlines.iter_mut().zip(&mut self.wheels) {
             *deadline_ns = wheel.next_ns().unwrap_or(u64::MAX);
         }
@@ -84,6 +87,9 @@ impl Timers {
 
     fn timeout(&mut self, clocks: &Clocks) -> Wait {
         let mut wait = Wait::Forever;
+        if self.is_empty() {
+            return wait;
+        }
         for clock in TimerClock::ALL {
             let left_ns = match self.left_ns(clock, clocks) {
                 Some(0) => return Wait::No,

@@ -68,6 +68,13 @@ struct Watch {
 impl Epoll {
     pub(crate) fn new(shared: Arc<Shared>) -> io::Result<Self> {
         let epoll = EpollFd::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // Better told now than by a loop that cannot sleep.
+        let mut none = [libc::epoll_event { events: 0, u64: 0 }];
+        if let Err(error) = sys::epoll_wait(epoll.0.as_fd(), &mut none, Some(0))
+            && error.raw_os_error() == Some(libc::ENOSYS)
+        {
+            return Err(error);
+        }
         epoll.add(shared.event(), EpollEvent::new(EpollFlags::EPOLLIN, KICK))?;
         Ok(Self {
             epoll,
