@@ -1,10 +1,10 @@
 //! Random reads of 4 KiB, 64 at a time: `aio` against a raw ring that does only this, and runtimes.
 
-use std::{fs::File, os::unix::fs::FileExt, rc::Rc};
+use std::{fs::File, os::unix::fs::FileExt};
 
-use aio::{BackendKind, Fd};
+use aio::BackendKind;
 use benches::{
-    BLOCK_BYTES, DEPTH, Loop, Races, RandomBlocks, Scratch, Side, random_reads,
+    BLOCK_BYTES, DEPTH, Loop, Races, RandomBlocks, Scratch, Side, direct_reads,
     raw_counter::{Counter, Event},
     raw_ring::RawReader,
     skipped,
@@ -58,27 +58,17 @@ fn reads(races: &mut Races, scratch: &Scratch, backend: BackendKind) {
         sides.push(pread(open(), scratch.blocks()));
     }
     if backend == BackendKind::Epoll && ring.backend() == BackendKind::IoUring {
-        sides.push(ours("aio_on_io_uring", &ring, scratch));
+        sides.push(direct_reads("aio_on_io_uring", &ring, scratch, READS));
     }
     if backend == BackendKind::IoUring {
         sides.extend(peers::random_reads(scratch, READS));
     }
-    races.race(&name, READS, ours("aio", &context, scratch), sides);
-}
-
-fn ours<'a>(name: &'static str, context: &'a Loop, scratch: &Scratch) -> Side<'a> {
-    let file = Fd::from(scratch.open().expect("a scratch file opens"));
-    let registered = Rc::new(context.register_file(&file));
-    random_reads(name, context, scratch, READS, move |cx, offset, buf| {
-        // It is registered for as long as this closure lives.
-        let _kept = &registered;
-        let file = file.clone();
-        async move {
-            let (buf, count) = cx.read(&file, offset, buf).await;
-            assert_eq!(count.ok(), Some(BLOCK_BYTES), "a scratch file can be read");
-            buf
-        }
-    })
+    races.race(
+        &name,
+        READS,
+        direct_reads("aio", &context, scratch, READS),
+        sides,
+    );
 }
 
 /// One read after the other by system calls: all there is to gain where nothing waits.
@@ -98,7 +88,7 @@ fn system_calls(races: &mut Races, scratch: &Scratch) {
     let name = |what: &str| format!("system_calls/{}/{what}_per_read", scratch.name());
     let measure = |count: &dyn Fn(&Loop) -> Option<u64>| {
         let context = Loop::on(BackendKind::IoUring)?;
-        let mut side = ours("aio", &context, scratch);
+        let mut side = direct_reads("aio", &context, scratch, READS);
         // What is only done once is done before.
         side.run(1);
         let before = count(&context)?;

@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 
-use aio::{AioContext, BackendKind, Config, IoBuf};
+use aio::{AioContext, BackendKind, Config, Fd, IoBuf};
 
 use crate::{
     race::{Side, skipped},
@@ -88,6 +88,54 @@ where
             }
         });
     })
+}
+
+/// A side that reads random blocks of `scratch` as [`random_reads`] does, by the loop's own reads and nothing else.
+///
+/// The file is registered, as that of the bare ring is.
+///
+/// # Panics
+///
+/// When the scratch file cannot be opened or read.
+pub fn direct_reads<'a>(
+    name: &'static str,
+    context: &'a Loop,
+    scratch: &Scratch,
+    units: u64,
+) -> Side<'a> {
+    let file = Fd::from(scratch.open().expect("a scratch file opens"));
+    let registered = context.register_file(&file);
+    let work = Rc::new(Work {
+        left: Cell::new(0),
+        blocks: RefCell::new(scratch.blocks()),
+    });
+    Side::new(name, move |rounds| {
+        // The file is registered for as long as this closure lives.
+        let _kept = &registered;
+        work.left.set(rounds * units);
+        context.block_on(async {
+            let read = |_| {
+                context.spawn(read_directly(
+                    (*context).clone(),
+                    file.clone(),
+                    work.clone(),
+                ))
+            };
+            let tasks: Vec<_> = (0..DEPTH).map(read).collect();
+            for task in tasks {
+                task.await;
+            }
+        });
+    })
+}
+
+async fn read_directly(context: AioContext, file: Fd, work: Rc<Work>) {
+    let mut buf = context.buffers().acquire(BLOCK_BYTES).await;
+    while let Some(offset_bytes) = work.next_offset() {
+        let (back, count) = context.read(&file, offset_bytes, buf).await;
+        assert_eq!(count.ok(), Some(BLOCK_BYTES), "a scratch file can be read");
+        buf = back;
+    }
 }
 
 /// Reads of one call that are still to be made.

@@ -17,7 +17,7 @@ mod scratch;
 mod skip;
 
 pub use cpu::{Stay, pin_to, two_cpus};
-pub use event_loop::{DEPTH, Loop, random_reads};
+pub use event_loop::{DEPTH, Loop, direct_reads, random_reads};
 pub use machine::{rest, thread_cpu_time};
 pub use race::{Races, Side, races, skipped};
 pub use scratch::{BLOCK_BYTES, CHUNK_BYTES, RandomBlocks, Scratch};
