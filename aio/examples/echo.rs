@@ -1,7 +1,7 @@
-//! An echo server on a context: `cargo run -p aio --example echo`, or `… --example echo -- ADDRESS`.
+//! An echo server on a context: `cargo run -p aio --example echo`.
 //!
-//! Without an address it serves a hundred clients of its own and ends. With one, such as
-//! `127.0.0.1:7007`, it serves whoever comes until it is interrupted.
+//! It serves a hundred clients of its own and ends. With an address in the environment, such as
+//! `ECHO_ADDRESS=127.0.0.1:7007`, it serves whoever comes until it is interrupted.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it did")]
 
@@ -18,8 +18,8 @@ use aio::{AioContext, Config, Fd, SendPart, Task};
 const CLIENTS: usize = 100;
 const ROUNDS: u8 = 20;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let address = env::args().nth(1);
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::var("ECHO_ADDRESS").ok();
     let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:0"))?;
     // Accepting must never wait: a client that has gone meanwhile would hold up everybody.
     listener.set_nonblocking(true)?;

@@ -35,7 +35,7 @@ const BLOCKS: u8 = 100;
 const CONTEXT: u64 = 0;
 const COMMANDS: u64 = 1;
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let cx = AioContext::new(Config::default())?;
     let (commands, mut operator) = UnixStream::pair()?;
     let the_loop = Loop::new(&cx, commands)?;

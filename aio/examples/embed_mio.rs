@@ -28,7 +28,7 @@ const CONTEXT: Token = Token(0);
 const SOCKET: Token = Token(1);
 const STOP: Token = Token(2);
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let cx = AioContext::new(Config::default())?;
     let mut poll = Poll::new()?;
 

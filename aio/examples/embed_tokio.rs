@@ -25,7 +25,7 @@ use tokio::{
 const CHUNK_BYTES: usize = 256 << 10;
 const CHUNKS: u64 = 64;
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let cx = AioContext::new(Config::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,7 +1,8 @@
 //! Threads of their own for contexts: `cargo run -p aio --example io_threads`.
 //!
 //! The main thread has no loop. It starts two threads that have one, has each read and sum up half
-//! of a file, changes their parameters while they run, and ends them when nobody holds them.
+//! of a file, changes their parameters while they run, sends a task from one to the other and back,
+//! and ends them when nobody holds them.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it did")]
 
@@ -12,7 +13,7 @@ use aio::{AioContext, ByteSemaphore, Config, Fd, IoThread, PollParams};
 const CHUNK_BYTES: usize = 128 << 10;
 const CHUNKS: u64 = 128;
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let mut file = tempfile::tempfile()?;
     for chunk in 0..CHUNKS {
         file.write_all(&vec![(chunk % 251) as u8; CHUNK_BYTES])?;
@@ -57,6 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         total += sum.wait()?;
     }
     println!("sum {total}, expected {expected}");
+    println!("a task was on {}", travel(&threads).join(", then on "));
     for thread in threads {
         end(thread)?;
     }
@@ -76,6 +78,22 @@ async fn sum(cx: AioContext, file: Fd, budget: ByteSemaphore, chunk: u64) -> io:
     let (buf, read) = cx.read_exact(&file, chunk * CHUNK_BYTES as u64, buf).await;
     read?;
     Ok(buf.iter().map(|&byte| u64::from(byte)).sum())
+}
+
+/// Has a task go from one thread to the other, and back; returns where it was.
+fn travel([first, second]: &[IoThread; 2]) -> Vec<String> {
+    let (home, away) = (first.handle().clone(), second.handle().clone());
+    // It moves, so it keeps no context: where it is, it asks for the one that is there.
+    let here = || AioContext::current().map(|cx| cx.handle().name().to_owned());
+    let journey = first.handle().spawn_migratable(async move {
+        let mut stations = Vec::from_iter(here());
+        for next in [&away, &home] {
+            aio::reschedule_to(next).await;
+            stations.extend(here());
+        }
+        stations
+    });
+    journey.wait()
 }
 
 /// Ends a thread, which is refused while somebody holds it.

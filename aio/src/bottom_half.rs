@@ -120,7 +120,7 @@ impl BottomHalf {
         raise(&self.node, IDLE);
     }
 
-    /// Takes a scheduled run back, unless the home thread has begun it.
+    /// Takes a scheduled run back, unless the home thread has begun it. It does not wait for one that has.
     pub fn cancel(&self) {
         self.node.clear(SCHEDULED | IDLE);
     }
@@ -147,6 +147,7 @@ impl fmt::Debug for BottomHalf {
 }
 
 /// Tells whether a callback of a group is running, further out on the stack; clones are one guard.
+/// For the home thread, where the callbacks run.
 ///
 /// Devices use it: a nested turn of the loop may call back into a device that is in the middle of
 /// something, and the device then sees that here. The loop calls the callback all the same.

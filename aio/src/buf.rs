@@ -23,7 +23,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 pub(crate) use pool::PoolShared;
 pub use pool::{Acquire, BufferPool};
 
-/// Every buffer starts at a multiple of this many bytes.
+/// Every buffer starts at a multiple of this many bytes, which is enough for direct I/O on any device so far.
 pub const BUFFER_ALIGN_BYTES: usize = 4096;
 
 /// The largest buffer a pool hands out: one huge page.

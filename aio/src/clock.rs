@@ -12,7 +12,7 @@ use std::{
 
 use crate::shared::Shared;
 
-/// A clock. Nothing above this crate reads the time in another way.
+/// A clock. Cheap to clone, and for any thread. Nothing above this crate reads the time in another way.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
     /// The host's monotonic clock, counted from the first use in the process.
@@ -26,6 +26,17 @@ pub enum Clock {
 
 impl Clock {
     /// A clock that stands at zero, and the means to move it.
+    ///
+    /// ```
+    /// let (clock, hand) = aio::Clock::manual();
+    /// let config = aio::Config { clock, ..aio::Config::default() };
+    /// aio::run(config, |cx| async move {
+    ///     let sleep = cx.sleep_ns(3_600_000_000_000);
+    ///     hand.advance_ns(3_600_000_000_000);
+    ///     sleep.await;
+    /// })?;
+    /// # Ok::<(), aio::AioError>(())
+    /// ```
     #[must_use]
     pub fn manual() -> (Self, ManualClock) {
         let clock = ManualClock::default();

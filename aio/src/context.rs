@@ -42,6 +42,10 @@ pub use turn::Blocking;
 
 /// One thread's event loop. Cheap to clone; every clone is the same loop, on its home thread.
 ///
+/// It is not `Send`: all of its methods are for the home thread, and only what they return may leave
+/// it, as far as that is `Send`. Other threads use its [handle](Self::handle). [The crate's
+/// documentation](crate) has the model.
+///
 /// The loop turns only while somebody runs it: [`IoThread`](crate::IoThread), [`run`](crate::run),
 /// or an embedder's own calls of [`poll`](Self::poll). Whoever makes a context by
 /// [`AioContext::new`] ends it by [`close`](Self::close).
@@ -83,7 +87,8 @@ impl AioContext {
     ///
     /// # Errors
     ///
-    /// [`AioError`] when the backend that was asked for cannot be had, or no backend at all.
+    /// [`AioError`] when the backend that was asked for cannot be had or is not known, or when the
+    /// system has no descriptors or memory left.
     pub fn new(config: Config) -> Result<Self, AioError> {
         let poll = config.poll_params();
         let resource = |source| AioError::Resource {
@@ -183,7 +188,7 @@ impl AioContext {
         }
     }
 
-    /// Nanoseconds on the loop's clock.
+    /// Nanoseconds on the loop's clock, that of sleeps; its zero is the clock's own.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
         self.clock_now_ns(TimerClock::Loop)
@@ -195,15 +200,15 @@ impl AioContext {
         self.inner.clocks.now_ns(clock)
     }
 
-    /// Lets everything else that can run have a turn.
+    /// Lets everything else that can run have a turn, I/O included.
     pub fn yield_now(&self) -> YieldNow {
         YieldNow { yielded: false }
     }
 
-    /// Runs `future` as a task of this context.
+    /// Runs `future` as a task of this context. It is polled first in the next turn, or later in this one.
     ///
     /// Dropping the returned [`Task`] detaches it. Tasks that have not ended when the context is
-    /// closed are dropped there.
+    /// closed are dropped there. Other threads spawn by [`Handle::spawn`].
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let (future, task) = task::joinable(future);
         self.inner
@@ -213,9 +218,26 @@ impl AioContext {
         task
     }
 
-    /// A bottom half: `callback` runs on the home thread each time it has been scheduled.
+    /// A bottom half: `callback` runs on the home thread each time it has been scheduled, from any thread.
     ///
-    /// The name is for debugging.
+    /// The name is for debugging, and for the warning when it is forgotten.
+    ///
+    /// ```
+    /// use std::{cell::Cell, rc::Rc};
+    ///
+    /// # let cx = aio::AioContext::new(aio::Config::default()).unwrap();
+    /// let runs = Rc::new(Cell::new(0));
+    /// let count = runs.clone();
+    /// let bottom_half = cx.bottom_half("count", move |_| count.set(count.get() + 1));
+    /// bottom_half.schedule();
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| bottom_half.schedule());
+    /// });
+    /// cx.poll(aio::Blocking::No);
+    /// assert_eq!(runs.get(), 1, "scheduled twice before its turn, it runs once");
+    /// # drop(bottom_half);
+    /// # cx.close();
+    /// ```
     pub fn bottom_half(
         &self,
         name: &'static str,
@@ -227,7 +249,8 @@ impl AioContext {
             .insert(&self.inner.shared, name, Box::new(callback))
     }
 
-    /// A [bottom half](Self::bottom_half) that engages `guard` while its callback runs.
+    /// A [bottom half](Self::bottom_half) that engages `guard` while its callback runs, so that what
+    /// the callback calls can tell, in a nested turn too.
     pub fn guarded_bottom_half(
         &self,
         name: &'static str,
@@ -252,9 +275,9 @@ impl AioContext {
         (&self.inner.shared, &self.inner.desk)
     }
 
-    /// Runs `call`, which may block, on a worker thread.
+    /// Runs `call`, which may block, on a worker thread, when this is polled first.
     ///
-    /// Dropping the future does not stop the call.
+    /// Dropping the future after that does not stop the call; see [`ThreadPool`] for cancelling it.
     ///
     /// # Panics
     ///

@@ -61,8 +61,8 @@ impl AioContext {
         })
     }
 
-    /// Makes this the calling thread's context until it is closed. [`IoThread`](crate::IoThread) and
-    /// [`run`](crate::run) do so by themselves.
+    /// Makes this the calling thread's [current](Self::current) context until it is closed.
+    /// [`IoThread`](crate::IoThread) and [`run`](crate::run) do so by themselves.
     ///
     /// # Panics
     ///

@@ -16,9 +16,11 @@ use std::{
 use crate::sys;
 
 /// An open descriptor that stays open while anybody, the in-flight table included, holds a clone.
+/// Cheap to clone, and for any thread; requests of any context may use it.
 ///
 /// A request keeps a clone from submission to completion, so that dropping the last one outside
-/// never closes a number that the kernel still works on.
+/// never closes a number that the kernel still works on. Sockets may be blocking or not: requests on
+/// them wait without blocking the thread, and may change which they are.
 #[derive(Clone, Debug)]
 pub struct Fd(Arc<Shared>);
 

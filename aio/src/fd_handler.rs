@@ -46,7 +46,8 @@ pub(crate) type Probe = Rc<dyn Fn() -> bool>;
 pub(crate) type PollReady = Box<dyn FnMut(&AioContext)>;
 type Notice = Rc<dyn Fn()>;
 
-/// The callbacks of one descriptor; those left out are not called.
+/// The callbacks of one descriptor; those left out are not called. They run on the home thread, and
+/// may do what they like there, a nested turn of the loop and the drop of their handler included.
 ///
 /// A hang-up or an error of the descriptor calls the callback for reading, and an error the one for
 /// writing too; reading comes first.
@@ -453,7 +454,9 @@ impl fmt::Debug for FdHandlerTable {
 
 /// An event between threads or processes: set on one side, taken on the other (an eventfd).
 ///
-/// Cheap to clone; every clone is the same event. All methods may be called on any thread.
+/// Cheap to clone; every clone is the same event. All methods may be called on any thread. Handlers
+/// are attached by [`AioContext::add_event_notifier`]; dropping the last clone closes the descriptor,
+/// once no handler has it any more.
 #[derive(Clone, Debug)]
 pub struct EventNotifier {
     event: Arc<EventFd>,

@@ -43,7 +43,7 @@ impl Handle {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Makes the loop turn once more, if it sleeps; costs no system call if it does not.
+    /// Makes the loop turn once more, if it sleeps; costs no system call if it does not. Never blocks.
     pub fn notify(&self) {
         self.shared.notify();
     }
@@ -77,6 +77,7 @@ impl Handle {
     }
 
     /// Runs `callback` once on the home thread, in a later turn of the loop: a one-shot bottom half.
+    /// Those of one thread run in order; it cannot be taken back. What was written before is visible to it.
     pub fn schedule(&self, callback: impl FnOnce(&AioContext) + Send + 'static) {
         self.shared.post(Box::new(callback));
     }
@@ -118,7 +119,8 @@ impl Handle {
 
     /// Calls `start` on the home thread and runs the future that it returns there, as a task.
     ///
-    /// The future need not be `Send`: it never leaves the home thread. Dropping the returned
+    /// The future need not be `Send`: it never leaves the home thread, where closing the context drops
+    /// it if it has not ended. Dropping the returned
     /// handle detaches the task.
     pub fn spawn<F, Fut, T>(&self, start: F) -> JoinHandle<T>
     where

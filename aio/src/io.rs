@@ -59,16 +59,22 @@ fn new_fd(result: Outcome) -> io::Result<Fd> {
     }
 }
 
-/// Every request here owns its buffer and a clone of its descriptor until the kernel is done with
-/// both. **Dropping the future of a request abandons its result and nothing else**: the request goes
-/// on, and a drop never frees, reuses or closes what the kernel still works on. Requests that wait
-/// for a peer are cancelled then, as far as the kernel can. `EINTR` and `EAGAIN` never reach the
-/// caller. All are for the home thread.
+/// Every request here begins when its future is first polled, and owns its buffer and a clone of
+/// its descriptor until the kernel is done with both. **Dropping the future of a request abandons
+/// its result and nothing else**: the request goes on, and a drop never frees, reuses or closes
+/// what the kernel still works on. Requests that wait for a peer are cancelled then, as far as the
+/// kernel can. `EINTR` and `EAGAIN` never reach the caller. All are for the home thread, and panic
+/// on a context that has been closed, or in a forked child.
 impl AioContext {
     /// Reads up to `buf.len()` bytes from `offset_bytes` of `file` into the start of `buf`.
     ///
-    /// The buffer comes back in any case. Fewer bytes than asked for are an ordinary result, zero
-    /// is the end of the file.
+    /// The buffer comes back in any case, with its length unchanged. Fewer bytes than asked for are an
+    /// ordinary result, zero is the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// The system's; `EINVAL` where the file is open for direct I/O, and offset, length or buffer are
+    /// not aligned to what it asks for.
     pub fn read(
         &self,
         file: &Fd,
@@ -101,7 +107,12 @@ impl AioContext {
 
     /// Writes the bytes of `buf` at `offset_bytes` of `file`.
     ///
-    /// The buffer comes back in any case. Fewer bytes than asked for are an ordinary result.
+    /// The buffer comes back in any case. Fewer bytes than asked for are an ordinary result. The data
+    /// is stable after [`fdatasync`](Self::fdatasync) only.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), and `ENOSPC`.
     pub fn write(
         &self,
         file: &Fd,
@@ -136,6 +147,10 @@ impl AioContext {
     ///
     /// The buffers come back in any case. Fewer bytes than asked for are an ordinary result; a
     /// request takes at most 1024 buffers.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read); `EINVAL` for more buffers than that.
     pub async fn read_vectored(
         &self,
         file: &Fd,
@@ -151,6 +166,10 @@ impl AioContext {
     ///
     /// The buffers come back in any case. Fewer bytes than asked for are an ordinary result; a
     /// request takes at most 1024 buffers.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); `EINVAL` for more buffers than that.
     pub async fn write_vectored(
         &self,
         file: &Fd,
@@ -184,6 +203,8 @@ impl AioContext {
 
     /// Fills `buf` from `offset_bytes` of `file`, however many requests that takes.
     ///
+    /// The buffer comes back in any case; after an error its contents mean nothing.
+    ///
     /// # Errors
     ///
     /// The system's; [`io::ErrorKind::UnexpectedEof`] when the file ends before the buffer does.
@@ -208,6 +229,9 @@ impl AioContext {
     }
 
     /// Writes all bytes of `buf` at `offset_bytes` of `file`, however many requests that takes.
+    ///
+    /// The buffer comes back in any case; after an error, or when the future was dropped, any part may
+    /// have been written.
     ///
     /// # Errors
     ///
@@ -258,7 +282,7 @@ impl AioContext {
         Request::submit(self, Op::Sync { file, data_only }, done).await
     }
 
-    /// Allocates, zeroes or punches a range of `file`, in bytes.
+    /// Allocates, zeroes or punches a range of `file`, in bytes, as `fallocate(2)` does.
     ///
     /// # Errors
     ///

@@ -22,8 +22,24 @@ use crate::{
 ///
 /// The thread lives as long as this value or a [`Hold`] of it. When the last of them is dropped the
 /// loop stops, the context's tasks are dropped, its requests waited for, and the thread is joined
-/// (unless it is the thread itself that drops it). Parameters are set while it runs through its
-/// [handle](Self::handle).
+/// (unless it is the thread itself that drops it). It may be used and dropped on any thread; a thread
+/// that has a context had better not drop it while the other waits for it.
+///
+/// Parameters are set while it runs, through its [handle](Self::handle):
+///
+/// ```
+/// use aio::{Config, IoThread, PollParams};
+///
+/// let thread = IoThread::start(Config::for_io_thread("io0"))?;
+/// let sum = thread.handle().spawn(|cx| async move {
+///     cx.sleep_ns(1_000).await;
+///     40 + 2
+/// });
+/// thread.handle().set_poll_params(PollParams { max_ns: 16_384, grow: 0, shrink: 2 });
+/// thread.handle().set_thread_pool_limits(1, 8)?;
+/// assert_eq!(sum.wait(), 42);
+/// # Ok::<(), aio::AioError>(())
+/// ```
 #[derive(Debug)]
 pub struct IoThread {
     thread: Arc<Thread>,
@@ -76,6 +92,7 @@ impl IoThread {
     }
 
     /// Keeps the thread alive on behalf of `user`, a name for messages, until the hold is dropped.
+    /// What uses the thread's context takes one, so that nobody ends the thread under it.
     #[must_use]
     pub fn hold(&self, user: &str) -> Hold {
         let mut users = self.thread.users();
@@ -196,6 +213,10 @@ fn run_until(stopped: &AtomicBool, context: AioContext) {
 /// # Errors
 ///
 /// [`AioError`] when the context cannot be made.
+///
+/// # Panics
+///
+/// With the panic of the future, or of whatever else runs on the context, if one does.
 pub fn run<F, T>(config: Config, start: impl FnOnce(AioContext) -> F) -> Result<T, AioError>
 where
     F: Future<Output = T>,

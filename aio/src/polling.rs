@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Limits of busy polling. Each may be changed while the context runs: see
+/// Limits of busy polling, the same as in [`Config`](crate::Config). Each may be changed while the context runs: see
 /// [`Handle::set_poll_params`](crate::Handle::set_poll_params).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PollParams {

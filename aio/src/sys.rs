@@ -1,4 +1,7 @@
 //! The system calls that nix does not offer, or only as `unsafe`, each behind a safe function.
+//!
+//! All may be called on any thread, and block it for as long as the system takes: on the thread of a
+//! context, by way of [`AioContext::blocking`](crate::AioContext::blocking).
 
 // UNSAFETY: raw system calls. Each function owns or borrows what it passes for the whole call.
 #![expect(

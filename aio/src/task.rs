@@ -176,9 +176,10 @@ enum JoinState<T> {
     Taken,
 }
 
-/// The result of a task on the same context, once it has one.
+/// The result of a task of the same thread, once it has one; made by [`AioContext::spawn`](crate::AioContext::spawn).
 ///
-/// Dropping it detaches the task, which runs on.
+/// It may be awaited in any task of the thread, another runtime's included. Dropping it detaches the
+/// task, which runs on. It is never ready if the context is closed before the task has ended.
 pub struct Task<T> {
     state: Rc<RefCell<JoinState<T>>>,
 }

@@ -336,6 +336,20 @@ impl fmt::Debug for Desk {
 /// what [`Handle::set_thread_pool_limits`](crate::Handle::set_thread_pool_limits) says). One that
 /// is idle for ten seconds leaves, unless it is of the least number that is to stay. Signals are
 /// blocked in them, all but those that tell of a fault of the thread itself.
+///
+/// For the home thread; clones are one pool, which ends with its context.
+///
+/// ```
+/// # aio::run(aio::Config::default(), |cx| async move {
+/// let pool = cx.thread_pool();
+/// let names = pool.submit(|| std::fs::read_dir(".").map(|entries| entries.count()));
+/// let never = pool.submit(|| 1);
+/// if never.cancel() {
+///     assert_eq!(never.await, Err(aio::Cancelled));
+/// }
+/// assert!(names.await.unwrap().unwrap() > 0);
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct ThreadPool {
     context: AioContext,

@@ -24,13 +24,29 @@ use crate::{
 /// At least one side sees the other, so no change between the look and the sleep is missed. To
 /// wait on one thread of contexts for another is not what this is for: two that wait for each other
 /// never end. The main thread may wait for any.
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+///
+/// # let cx = aio::AioContext::new(aio::Config::default()).unwrap();
+/// let point = Arc::new(aio::WaitPoint::new(cx.handle()));
+/// let done = Arc::new(AtomicBool::new(false));
+/// let (kicker, set) = (point.clone(), done.clone());
+/// let other = std::thread::spawn(move || {
+///     set.store(true, Ordering::Relaxed);
+///     kicker.kick();
+/// });
+/// cx.wait_while(&point, || !done.load(Ordering::Relaxed));
+/// # other.join().unwrap();
+/// # cx.close();
+/// ```
 pub struct WaitPoint {
     context: Handle,
     waiters: Waiters,
 }
 
 impl WaitPoint {
-    /// A point where `context`'s thread may wait.
+    /// A point where `context`'s thread may wait. Any thread.
     #[must_use]
     pub fn new(context: &Handle) -> Self {
         Self {

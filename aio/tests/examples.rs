@@ -8,7 +8,6 @@
 use std::{
     env,
     io::Read,
-    path::PathBuf,
     process::{Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -17,18 +16,36 @@ use std::{
 
 use aio::BackendKind;
 
+// The examples are parts of this program, so that they are never older than it.
+#[path = "../examples/echo.rs"]
+mod echo;
+#[path = "../examples/embed_epoll.rs"]
+mod embed_epoll;
+#[path = "../examples/embed_mio.rs"]
+mod embed_mio;
+#[path = "../examples/embed_tokio.rs"]
+mod embed_tokio;
+#[path = "../examples/io_threads.rs"]
+mod io_threads;
+
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The built example: beside the folder of this test. `cargo test` builds both.
-fn built(example: &str) -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let profile = test.parent().and_then(|deps| deps.parent()).unwrap();
-    let path = profile.join("examples").join(example);
-    assert!(
-        path.exists(),
-        "{path:?} is not built: run `cargo test`, or add `--examples`"
-    );
-    path
+/// What this program is when it runs itself: the example of that name.
+const EXAMPLE: &str = "AIO_EXAMPLE";
+
+#[test]
+fn is_an_example_when_asked_to_be() {
+    let Ok(example) = env::var(EXAMPLE) else {
+        return;
+    };
+    let main = match example.as_str() {
+        "echo" => echo::main,
+        "embed_epoll" => embed_epoll::main,
+        "embed_mio" => embed_mio::main,
+        "embed_tokio" => embed_tokio::main,
+        _ => io_threads::main,
+    };
+    main().unwrap();
 }
 
 /// Runs an example on each backend that this machine has, and looks for `expected` in what it prints.
@@ -59,7 +76,9 @@ fn runs_on_each_backend(example: &str, expected: &[&str]) {
 }
 
 fn output_of(example: &str, backend: BackendKind) -> String {
-    let mut child = Command::new(built(example))
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "is_an_example_when_asked_to_be", "--nocapture"])
+        .env(EXAMPLE, example)
         .env("LONGSHORE_AIO", backend.to_string())
         .stdout(Stdio::piped())
         .spawn()
@@ -143,6 +162,7 @@ fn a_context_serves_echoes() {
 fn threads_of_their_own_run_contexts() {
     let expected = [
         "sum 1065353216, expected 1065353216",
+        "a task was on io0, then on io1, then on io0",
         "is in use by the example",
     ];
     runs_on_each_backend("io_threads", &expected);

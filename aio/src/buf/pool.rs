@@ -24,8 +24,9 @@ use super::{
 
 /// The buffers of one context: at most so many bytes, in slabs the kernel is told of in advance.
 ///
-/// Cheap to clone. Buffers may be given back from any thread, at once; they are asked for on the
-/// home thread.
+/// Cheap to clone; clones are one pool. It may be used on any thread, and buffers be dropped on any;
+/// they serve best in requests of their own context, whose kernel side knows them. It outlives its
+/// context as long as somebody has a clone, or a buffer.
 #[derive(Clone, Debug)]
 pub struct BufferPool {
     shared: Arc<PoolShared>,
@@ -55,9 +56,10 @@ impl BufferPool {
         &self.shared
     }
 
-    /// Waits for a buffer of `len` bytes, in the order of asking.
+    /// Waits for a buffer of `len` bytes, in the order of asking: a small one waits behind a large one.
     ///
-    /// Dropping the future gives up the place in the queue.
+    /// A task that holds buffers and waits for more may wait for itself; it had better ask for all at
+    /// once, or give back first. Dropping the future gives up the place in the queue.
     ///
     /// # Panics
     ///
@@ -86,13 +88,13 @@ impl BufferPool {
         self.shared.take(&mut state, len)
     }
 
-    /// Most bytes the pool will ever hold.
+    /// Most bytes the pool will ever hold: what was configured, rounded up to whole slabs.
     #[must_use]
     pub fn bytes_max(&self) -> usize {
         self.shared.slabs_max * BUFFER_BYTES_MAX
     }
 
-    /// Bytes in buffers that somebody, or the kernel, has now.
+    /// Bytes in buffers that somebody, or the kernel, has now, counted with what each is rounded up to.
     #[must_use]
     pub fn bytes_in_use(&self) -> usize {
         self.shared.lock().buddy.bytes_in_use()

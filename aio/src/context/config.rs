@@ -6,27 +6,38 @@ use crate::{
     polling::PollParams,
 };
 
-/// How a context is made.
+/// How a context is made. Fields that are left out are as in `Config::default()`.
+///
+/// ```
+/// let config = aio::Config {
+///     name: "disks".to_owned(),
+///     buffer_bytes_max: 16 << 20,
+///     ..aio::Config::default()
+/// };
+/// # aio::run(config, |_| async {}).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Name for threads and messages.
+    /// Name for threads and messages, "aio" by default. Of a thread's name the system keeps 15 bytes.
     pub name: String,
     /// The backend to use; by default what `LONGSHORE_AIO` says, else the best there is.
     pub backend: Option<BackendKind>,
-    /// Most bytes that the context's buffers may take.
+    /// Most bytes that the context's buffers may take, rounded up to whole slabs of 2 MiB; 64 MiB by default.
     pub buffer_bytes_max: usize,
     /// A ring for tests, instead of the one there would be.
     #[cfg(test)]
     #[cfg(not(loom))]
     pub(crate) test_ring: Option<crate::backend::test_ring::TestRing>,
-    /// Entries of the ring's submission queue, where there is a ring: rounded up to a power of two.
+    /// Entries of the ring's submission queue, where there is a ring: rounded up to a power of two, 256 by default.
     ///
     /// It bounds how many requests are submitted by one system call. Sixteen times as many may be in
     /// the kernel; more wait in memory.
     pub ring_entries: u32,
-    /// Most worker threads for calls that block.
+    /// Most worker threads for calls that block, at least one; 64 by default. It can be changed later:
+    /// [`Handle::set_thread_pool_limits`](crate::Handle::set_thread_pool_limits).
     pub workers_max: usize,
-    /// Longest time to look for work in memory before sleeping, in nanoseconds; zero is not at all.
+    /// Longest time to look for work in memory before sleeping, in nanoseconds; zero, the default, is
+    /// not at all. It can be changed later: [`Handle::set_poll_params`](crate::Handle::set_poll_params).
     ///
     /// The time actually spent adapts itself: it grows while waits are shorter than this, and
     /// shrinks when they are longer.
@@ -65,7 +76,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What suits an [`IoThread`](crate::IoThread): the defaults, and busy polling of up to 32,768 ns.
+    /// What suits an [`IoThread`](crate::IoThread): the defaults, the name, and busy polling of up to 32,768 ns.
     #[must_use]
     pub fn for_io_thread(name: &str) -> Self {
         Self {
@@ -84,18 +95,19 @@ impl Config {
     }
 }
 
-/// Counters of a context, since it was made.
+/// Counters of a context, since it was made, or as of now where that is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContextStats {
     /// Turns of the loop.
     pub turns: u64,
-    /// Times another thread had to wake the loop by a system call.
+    /// Times the loop had to be woken by a system call: by another thread, or by code of its own
+    /// thread while [somebody else's loop](crate::ForeignSource) slept.
     pub kicks: u64,
     /// Requests in flight now.
     pub requests_in_flight: usize,
     /// Requests whose future was dropped before they completed.
     pub requests_orphaned: u64,
-    /// Tasks that have not ended.
+    /// Tasks that have not ended now.
     pub tasks: usize,
     /// System calls that submitted requests or waited.
     pub enters: u64,

@@ -19,6 +19,34 @@ const WRITE_EVENTS: i16 = libc::POLLOUT | libc::POLLERR | libc::POLLNVAL;
 impl AioContext {
     /// Calls `callbacks` when `fd` is ready, until the returned value is dropped.
     ///
+    /// ```
+    /// use std::{cell::RefCell, io::{Read, Write}, os::unix::net::UnixStream, rc::Rc};
+    /// use aio::{Blocking, Drained, Fd, FdCallbacks};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let cx = aio::AioContext::new(aio::Config::default()).unwrap();
+    /// let (ours, mut theirs) = UnixStream::pair()?;
+    /// ours.set_nonblocking(true)?;
+    /// let heard = Rc::new(RefCell::new(Vec::new()));
+    /// let (words, fd) = (heard.clone(), Fd::from(ours.try_clone()?));
+    /// let callbacks = FdCallbacks::new("listen").on_readable(move |_| {
+    ///     let mut bytes = [0; 64];
+    ///     // Whatever is left after one read, or fails, has the callback called again.
+    ///     if let Ok(count) = (&ours).read(&mut bytes) {
+    ///         words.borrow_mut().extend_from_slice(&bytes[..count]);
+    ///     }
+    /// });
+    /// let handler = cx.add_fd_handler(&fd, callbacks)?;
+    /// theirs.write_all(b"hello")?;
+    /// while heard.borrow().len() < 5 {
+    ///     cx.poll(Blocking::Yes);
+    /// }
+    /// drop(handler);
+    /// # cx.close();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// Readiness is level-triggered: for as long as the descriptor stays ready, the callback is
     /// called in each turn of the loop. Other threads register handlers through
     /// [`Handle::call`](crate::Handle::call). To change the callbacks of a descriptor, register the
@@ -29,6 +57,10 @@ impl AioContext {
     /// # Errors
     ///
     /// The system's; `EPERM` for regular files, which have no readiness.
+    ///
+    /// # Panics
+    ///
+    /// When the context has been closed.
     pub fn add_fd_handler(&self, fd: &Fd, callbacks: FdCallbacks) -> io::Result<FdHandler> {
         self.remove_dropped_handlers();
         let events = callbacks.events();
@@ -53,6 +85,24 @@ impl AioContext {
     /// # Errors
     ///
     /// The system's.
+    ///
+    /// # Panics
+    ///
+    /// When the context has been closed.
+    ///
+    /// ```
+    /// # let cx = aio::AioContext::new(aio::Config::default()).unwrap();
+    /// let kick = aio::EventNotifier::new()?;
+    /// let (sender, kicked) = std::sync::mpsc::channel();
+    /// let handler = cx.add_event_notifier(&kick, "kick", move |_| sender.send(()).unwrap())?;
+    /// std::thread::spawn(move || kick.set());
+    /// while kicked.try_recv().is_err() {
+    ///     cx.poll(aio::Blocking::Yes);
+    /// }
+    /// # drop(handler);
+    /// # cx.close();
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn add_event_notifier(
         &self,
         notifier: &EventNotifier,

@@ -374,7 +374,10 @@ impl AioContext {
         // Here, outside of any borrow, what is done is dropped.
     }
 
-    /// Turns the loop until `future` is ready. For `main`, start-up and tests.
+    /// Turns the loop until `future` is ready. For `main`, start-up and tests: where one can await,
+    /// that is better.
+    ///
+    /// The future need be neither `Send` nor `'static`, and is polled on this thread, in between turns.
     ///
     /// # Panics
     ///

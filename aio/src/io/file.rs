@@ -160,7 +160,7 @@ impl AioContext {
 
 /// A file that the kernel knows in advance; made by [`AioContext::register_file`].
 ///
-/// Dropping it ends that, as soon as no request in flight goes by it any more.
+/// For the home thread. Dropping it ends that, as soon as no request in flight goes by it any more.
 #[derive(Debug)]
 #[must_use = "the file is registered for as long as this lives"]
 pub struct RegisteredFile {

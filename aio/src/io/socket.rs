@@ -77,8 +77,16 @@ impl AioContext {
 
     /// Receives into the bytes `range` of `buf`, as many as there are, at least one.
     ///
-    /// The buffer comes back in any case. Zero bytes mean that the peer has closed its side.
-    /// Dropping the future may lose bytes that had arrived.
+    /// The buffer comes back in any case. Zero bytes mean that the peer has closed its side, or that
+    /// the range is empty. Dropping the future may lose bytes that had arrived.
+    ///
+    /// # Errors
+    ///
+    /// The system's, `ECONNRESET` among them.
+    ///
+    /// # Panics
+    ///
+    /// When the range is not within the bytes in use of the buffer.
     pub async fn recv(
         &self,
         socket: &Fd,
@@ -99,9 +107,15 @@ impl AioContext {
 
     /// Receives until the bytes `range` of `buf` are full.
     ///
+    /// The buffer comes back in any case. Dropping the future loses the bytes that had arrived.
+    ///
     /// # Errors
     ///
     /// The system's; [`io::ErrorKind::UnexpectedEof`] when the peer closes its side before that.
+    ///
+    /// # Panics
+    ///
+    /// As [`recv`](Self::recv).
     pub async fn recv_exact(
         &self,
         socket: &Fd,
@@ -178,6 +192,8 @@ impl AioContext {
     }
 
     /// Waits until `fd` is ready. Level-triggered: it is ready at once for as long as it stays so.
+    ///
+    /// A [handler](Self::add_fd_handler) costs less where readiness is waited for again and again.
     ///
     /// # Errors
     ///

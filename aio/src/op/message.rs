@@ -4,10 +4,11 @@ use std::{io::IoSlice, mem, ops::Range};
 
 use crate::{backend::MessageHeader, buf::IoBuf};
 
-/// Bytes of a [`SendPart::Header`].
+/// Most bytes of a [`SendPart::Header`].
 pub const HEADER_BYTES_MAX: usize = 64;
 
-/// A piece of a message to send.
+/// A piece of a message to [send](crate::AioContext::send). The bytes belong to the request until they
+/// come back with its result.
 #[derive(Debug)]
 pub enum SendPart {
     /// A few bytes kept in place: protocol headers.
@@ -21,7 +22,7 @@ pub enum SendPart {
     Buf {
         /// The buffer, given back when all is sent.
         buf: IoBuf,
-        /// Which of its bytes to send.
+        /// Which of its bytes to send; a range beyond the bytes in use panics.
         range: Range<usize>,
     },
 }

@@ -19,6 +19,29 @@ use crate::sync::{Mutex, MutexGuard};
 /// mutex is unlocked, it misses nothing that happens under the mutex.
 ///
 /// Every method may be called on any thread.
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc};
+///
+/// # aio::run(aio::Config::default(), |cx| async move {
+/// let room = Rc::new((aio::TaskMutex::new(), aio::TaskQueue::new(), Cell::new(0)));
+/// let theirs = room.clone();
+/// let waiter = cx.spawn(async move {
+///     let (mutex, queue, left) = &*theirs;
+///     let mut guard = mutex.lock().await;
+///     while left.get() == 0 {
+///         guard = queue.wait(guard).await;
+///     }
+///     left.set(left.get() - 1);
+/// });
+/// let (mutex, queue, left) = &*room;
+/// let guard = mutex.lock().await;
+/// left.set(1);
+/// queue.wake_one();
+/// drop(guard);
+/// waiter.await;
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct TaskQueue {
     places: Mutex<Places>,

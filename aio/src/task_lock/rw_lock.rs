@@ -14,6 +14,19 @@ const ALL: u64 = 1 << 32;
 /// Taking it costs one atomic operation while nobody waits, and so does giving it back.
 ///
 /// Every method may be called on any thread.
+///
+/// ```
+/// # aio::run(aio::Config::default(), |cx| async move {
+/// let lock = aio::TaskRwLock::new();
+/// let (one, other) = (lock.read().await, lock.read().await);
+/// assert!(lock.try_write().is_none());
+/// drop(other);
+/// // Others may have written before this is granted, had they waited.
+/// let writing = one.upgrade().await;
+/// let reading = writing.downgrade();
+/// # drop(reading);
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct TaskRwLock {
     permits: Permits,

@@ -41,7 +41,25 @@ const DELETED: u32 = 2;
 impl AioContext {
     /// A timer: `callback` runs on the home thread when `clock` has come to what the timer is armed for.
     ///
-    /// It is not armed yet. The name is for debugging.
+    /// It is not armed yet. The name is for debugging. Code that is `async` had better
+    /// [sleep](Self::sleep_ns).
+    ///
+    /// ```
+    /// use std::{cell::Cell, rc::Rc};
+    /// use aio::{Blocking, TimerClock};
+    ///
+    /// # let cx = aio::AioContext::new(aio::Config::default()).unwrap();
+    /// let fired = Rc::new(Cell::new(false));
+    /// let fire = fired.clone();
+    /// let timer = cx.timer("soon", TimerClock::Loop, move |_| fire.set(true));
+    /// timer.arm_at_ns(cx.now_ns() + 100_000);
+    /// while !fired.get() {
+    ///     cx.poll(Blocking::Yes);
+    /// }
+    /// assert!(!timer.is_armed());
+    /// # drop(timer);
+    /// # cx.close();
+    /// ```
     ///
     /// # Panics
     ///

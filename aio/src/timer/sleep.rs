@@ -12,12 +12,12 @@ use super::{Expiry, Timers, WheelKey};
 use crate::{clock::TimerClock, context::AioContext};
 
 impl AioContext {
-    /// Ends after `ns` nanoseconds.
+    /// Ends after `ns` nanoseconds, counted from this call.
     pub fn sleep_ns(&self, ns: u64) -> Sleep {
         self.sleep_until_ns(self.now_ns().saturating_add(ns))
     }
 
-    /// Ends when the loop's clock has reached `deadline_ns`.
+    /// Ends when the loop's clock has reached `deadline_ns`; at once if it has already.
     pub fn sleep_until_ns(&self, deadline_ns: u64) -> Sleep {
         Sleep {
             context: self.clone(),
@@ -26,7 +26,7 @@ impl AioContext {
         }
     }
 
-    /// Ends after `ns` nanoseconds, or when it is woken by the other value returned.
+    /// Ends after `ns` nanoseconds, counted from this call, or when it is woken by the other value returned.
     pub fn wakeable_sleep_ns(&self, ns: u64) -> (WakeableSleep, SleepWaker) {
         let signal = Arc::new(Signal::default());
         let sleep = WakeableSleep {

@@ -21,8 +21,10 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
                 "no crate root reaches this file: declare it with `mod`, or delete it",
             );
         }
-        for (number, line) in lines(&rust.code) {
-            if line.contains("#[path") {
+        for ((number, line), text) in lines(&rust.code).zip(file.text.lines()) {
+            // A test that runs an example has to be built with it.
+            let is_example = text.starts_with("#[path = \"../examples/");
+            if line.contains("#[path") && !(is_example && file.path.contains("/tests/")) {
                 find(
                     number,
                     "put the file where `mod` finds it, without `#[path]`",
@@ -54,6 +56,20 @@ mod tests {
             ("a/examples/f.rs", "//! F.\n"),
         ];
         assert_eq!(check(&tree(&files)), []);
+    }
+
+    #[test]
+    fn a_test_may_have_an_example_for_a_module_and_nobody_else_may() {
+        let text = "//! T.\n#[path = \"../examples/f.rs\"]\nmod f;\n";
+        let files = [
+            (
+                "a/src/lib.rs",
+                "//! A.\n#[path = \"../examples/f.rs\"]\nmod f;\n",
+            ),
+            ("a/tests/t.rs", text),
+            ("a/examples/f.rs", "//! F.\n"),
+        ];
+        assert_eq!(places(&check(&tree(&files))), ["a/src/lib.rs:2"]);
     }
 
     #[test]
