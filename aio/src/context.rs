@@ -139,7 +139,7 @@ impl AioContext {
         &self.inner
     }
 
-    /// What other threads may hold of this context.
+    /// What other threads may hold of this context; clone it to give it to them.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.inner.handle
@@ -171,7 +171,7 @@ impl AioContext {
         self.inner.requests.borrow().describe()
     }
 
-    /// Counters since the context was made.
+    /// Counters since the context was made. Asking costs next to nothing.
     #[must_use]
     pub fn stats(&self) -> ContextStats {
         let requests: Ref<'_, Requests> = self.inner.requests.borrow();

@@ -483,7 +483,7 @@ impl EventNotifier {
         self.event.signal();
     }
 
-    /// Takes the event; returns whether it was set.
+    /// Takes the event; returns whether it was set. Never blocks. Of several that ask, one gets it.
     #[must_use]
     pub fn test_and_clear(&self) -> bool {
         self.event.try_take()

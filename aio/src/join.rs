@@ -110,7 +110,7 @@ pub struct Closed;
 
 /// The result of something that runs on a context, perhaps another thread's.
 ///
-/// It can be awaited on any executor, or waited for with [`wait`](Self::wait). Both take it for
+/// It can be awaited on any executor and thread, or waited for with [`wait`](Self::wait). Both take it for
 /// granted that the context lives until the work is done; [`join`](Self::join) does not. Dropping it
 /// detaches the work, which goes on.
 #[must_use = "a dropped handle lets the work run on unobserved"]

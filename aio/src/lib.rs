@@ -91,8 +91,8 @@
 //!
 //! A type is for the home thread only if it is not `Send`: the context itself, [`Task`], requests,
 //! [`Sleep`], [`ThreadPool`], [`RegisteredFile`], [`ForeignSource`], [`FdCallbacks`] and
-//! [`ReentrancyGuard`]. All others may be used and dropped on any thread; their
-//! documentation says what is different there. Callbacks and tasks are always called on the home
+//! [`ReentrancyGuard`]. All others may be used and dropped on any thread; their documentation says
+//! what is different there. Callbacks and tasks are always called on the home
 //! thread, and whoever awaits a result is woken where it waits.
 //!
 //! One context can wait for work on another without blocking: it awaits a [`JoinHandle`]. A thread

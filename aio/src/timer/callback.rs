@@ -264,7 +264,7 @@ impl Timer {
         }
     }
 
-    /// Whether it is armed.
+    /// Whether it is armed; not any more while its callback runs for what it was armed for.
     #[must_use]
     pub fn is_armed(&self) -> bool {
         self.deadline_ns().is_some()
