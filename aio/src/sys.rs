@@ -9,6 +9,7 @@
     reason = "calls the system directly where no safe wrapper exists"
 )]
 
+mod epoll;
 mod file;
 mod fork;
 mod ring;
@@ -27,6 +28,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+pub(crate) use epoll::epoll_wait;
 pub(crate) use file::offset;
 pub use file::{
     byte_locked_by_other, free_bytes, is_tmpfs, lock_byte_shared, seek_data, seek_hole,
@@ -164,36 +166,6 @@ fn timespec(ns: u64) -> libc::timespec {
         tv_sec: libc::time_t::try_from(ns / 1_000_000_000).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::try_from(ns % 1_000_000_000).expect("less than a second"),
     }
-}
-
-/// `epoll_pwait2`: waits for at most `timeout`, in nanoseconds, and returns how many events it wrote.
-///
-/// Kernels before 5.11 lack the call and say `ENOSYS`.
-pub(crate) fn epoll_wait(
-    epoll: BorrowedFd<'_>,
-    events: &mut [libc::epoll_event],
-    timeout: Option<u64>,
-) -> io::Result<usize> {
-    let timeout = timeout.map(timespec);
-    let timeout = timeout
-        .as_ref()
-        .map_or(std::ptr::null(), |timeout| &raw const *timeout);
-    let room = libc::c_int::try_from(events.len()).expect("the array is small");
-    #[cfg(test)]
-    #[cfg(not(loom))]
-    interrupts::take()?;
-    // SAFETY: `events` has room for `room` entries, `timeout` is null or lives in this frame, and
-    // no signal mask is given.
-    let count = check(unsafe {
-        libc::epoll_pwait2(
-            epoll.as_raw_fd(),
-            events.as_mut_ptr(),
-            room,
-            timeout,
-            std::ptr::null(),
-        )
-    })?;
-    Ok(usize::try_from(count).expect("a count is not negative"))
 }
 
 /// Whether anybody has the regular file `file`, itself open for reading only, open for writing.

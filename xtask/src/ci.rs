@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::sanitize::{self, Watched};
 use crate::test::{self, Summary};
 use crate::workspace::Workspace;
 use crate::{licences, tidy};
@@ -12,7 +13,7 @@ use crate::{licences, tidy};
 /// What `longshore` exits with where the kernel cannot do what was asked for.
 const EXIT_UNSUPPORTED: i32 = 8;
 
-const STEPS: [(&str, Step); 10] = [
+const STEPS: [(&str, Step); 11] = [
     ("tidy", |ci| done(tidy::run(ci.workspace))),
     ("fmt", |ci| ci.cargo("fmt --all --check")),
     ("clippy", |ci| {
@@ -20,6 +21,7 @@ const STEPS: [(&str, Step); 10] = [
     }),
     ("test", |ci| ci.test()),
     ("loom", |ci| ci.loom()),
+    ("address", |ci| ci.address()),
     ("doc", |ci| ci.doc()),
     ("licences", |ci| done(licences::check(ci.workspace))),
     ("deny", |ci| ci.deny()),
@@ -131,6 +133,19 @@ impl Ci<'_> {
             );
         }
         Ok(Outcome::Passed)
+    }
+
+    /// Runs the tests of `aio` under the address sanitizer.
+    fn address(&mut self) -> Result<Outcome> {
+        match sanitize::address(self.workspace)? {
+            Watched::Skipped(reason) => Ok(Outcome::Skipped(reason)),
+            Watched::Ran(summary) => {
+                print!("{summary}");
+                ensure!(summary.failed() == 0, "{} tests failed", summary.failed());
+                ensure!(summary.passed() > 0, "no test ran");
+                Ok(Outcome::Passed)
+            }
+        }
     }
 
     fn doc(&mut self) -> Result<Outcome> {

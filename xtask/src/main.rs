@@ -10,6 +10,7 @@
 mod bench;
 mod ci;
 mod licences;
+mod sanitize;
 mod test;
 mod tidy;
 mod workspace;
@@ -28,6 +29,8 @@ usage: cargo xtask <task>
   bench [NAME] [--quick]
                   run the measurements, or those whose names begin with NAME, and write a table of
                   ratios, figures and targets (docs/benchmarks.md)
+  sanitize [address | thread | valgrind]
+                  run the tests of aio under sanitizers and valgrind, or one of them (docs/testing.md)
   ci              exactly what CI runs, in its order";
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["test"] => return test_and_report(&[]),
         ["test", "--", rest @ ..] => return test_and_report(rest),
         ["bench", rest @ ..] => bench::run(&Workspace::load()?, rest)?,
+        ["sanitize", rest @ ..] => return sanitize::run(&Workspace::load()?, rest),
         ["ci"] => return Ok(ci::run(&Workspace::load()?)),
         ["help" | "-h" | "--help"] => println!("{USAGE}"),
         _ => bail!("no such task: {}\n\n{USAGE}", args.join(" ")),

@@ -137,7 +137,8 @@ pub(crate) fn list<'a>(value: &'a Value, key: &str) -> Result<&'a [Value]> {
     Ok(found)
 }
 
-fn cargo_program() -> String {
+/// The cargo that runs us.
+pub(crate) fn cargo_program() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }
 

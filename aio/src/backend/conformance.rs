@@ -33,8 +33,7 @@ use std::{
 
 pub(crate) use super::tests_on_each::{each_backend, on_each, on_each_with};
 use crate::{
-    AioContext, BackendKind, Blocking, Clock, Config, FallocateMode, Fd, Interest, IoBuf, IoThread,
-    SendPart,
+    AioContext, Blocking, Clock, Config, FallocateMode, Fd, Interest, IoBuf, IoThread, SendPart,
 };
 
 fn scratch(len: u64) -> File {
@@ -301,7 +300,7 @@ fn dropping_reads_and_writes_in_flight_loses_no_buffer_and_changes_nothing_else(
 
 #[test]
 fn closing_a_context_waits_for_the_requests_in_flight() {
-    for backend in [BackendKind::IoUring, BackendKind::Epoll] {
+    for backend in each_backend() {
         let Ok(cx) = AioContext::new(Config {
             backend: Some(backend),
             ..Config::default()
@@ -477,7 +476,7 @@ fn a_nested_turn_inside_a_callback_loses_no_schedule_of_that_callback() {
 
 #[test]
 fn many_threads_post_to_a_sleeping_context_and_nothing_is_lost() {
-    for backend in [BackendKind::IoUring, BackendKind::Epoll] {
+    for backend in each_backend() {
         let config = Config {
             backend: Some(backend),
             ..Config::default()
@@ -511,7 +510,7 @@ fn many_threads_post_to_a_sleeping_context_and_nothing_is_lost() {
 
 #[test]
 fn a_future_spawned_from_another_thread_runs_at_home_and_brings_its_result() {
-    for backend in [BackendKind::IoUring, BackendKind::Epoll] {
+    for backend in each_backend() {
         let config = Config {
             backend: Some(backend),
             poll_max_ns: 32_000,
@@ -533,7 +532,7 @@ fn a_future_spawned_from_another_thread_runs_at_home_and_brings_its_result() {
 
 #[test]
 fn an_idle_context_does_not_turn() {
-    for backend in [BackendKind::IoUring, BackendKind::Epoll] {
+    for backend in each_backend() {
         let config = Config {
             backend: Some(backend),
             poll_max_ns: 32_000,

@@ -12,11 +12,10 @@ use std::{
 
 use super::{
     Events, Wait,
-    tests_on_each::{on_each, skipped},
+    tests_on_each::{each_backend, on_each},
 };
 use crate::{
-    AioContext, BackendKind, BufferPool, Config, Fd, IoBuf, op::WatchKey, request::Requests,
-    shared::Shared, sys,
+    AioContext, BufferPool, Config, Fd, IoBuf, op::WatchKey, request::Requests, shared::Shared, sys,
 };
 
 /// A watched socket and its peer, which is not.
@@ -169,11 +168,7 @@ const LONG_NS: u64 = 10_000_000_000;
 
 /// A backend of each kind without a context, its shared part beside it.
 fn on_each_bare(test: impl Fn(&Arc<Shared>, &mut Requests)) {
-    for backend in [BackendKind::IoUring, BackendKind::Epoll] {
-        if backend == BackendKind::IoUring && super::probe_io_uring().is_err() {
-            skipped("foreign loops on io_uring: needs a kernel that allows io_uring");
-            continue;
-        }
+    for backend in each_backend() {
         let shared = Arc::new(Shared::new(&Config::default()).unwrap());
         let pool = BufferPool::new(0);
         let config = Config {

@@ -49,7 +49,7 @@ mod tests {
         task::Poll,
     };
 
-    use crate::{AioContext, BackendKind, Config, Fd, IoBuf};
+    use crate::{AioContext, Config, Fd, IoBuf, backend::tests_on_each::each_backend};
 
     /// Runs `child` in a forked child; returns whether it came to its end.
     fn in_forked_child(child: impl FnOnce()) -> bool {
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_context_that_ends_in_a_forked_child_leaves_the_parents_alone() {
-        for backend in [BackendKind::IoUring, BackendKind::Epoll] {
+        for backend in each_backend() {
             let Ok(cx) = AioContext::new(Config {
                 backend: Some(backend),
                 ..Config::default()
