@@ -165,6 +165,9 @@ mod clock;
 mod context;
 mod current;
 mod error;
+#[cfg(test)]
+#[cfg(loom)]
+mod explore;
 mod fd;
 mod fd_handler;
 mod handle;

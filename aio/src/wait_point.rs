@@ -143,7 +143,7 @@ mod loom_tests {
     /// The waiter looks and sleeps; the other thread changes the condition and kicks. A lost kick is
     /// a deadlock, which loom reports.
     fn model<const WITH_FENCE: bool>() {
-        loom::model(|| {
+        crate::explore::explore(3, || {
             let waiters = Arc::new(Waiters::new());
             let done = Arc::new(AtomicBool::new(false));
             let kick = Arc::new(Notify::new());

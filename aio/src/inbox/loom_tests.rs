@@ -13,9 +13,7 @@ const WANTED: u32 = 1;
 const DELETED: u32 = 2;
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(model);
+    crate::explore::explore(3, model);
 }
 
 /// What the node's poster wrote before it raised.
@@ -87,36 +85,54 @@ fn loom_pushes_at_once_lose_no_node() {
     });
 }
 
-/// A cancel that comes before the turn wins, and a schedule after it runs; a delete is final.
+/// A moment at which loom considers running the other thread.
+///
+/// loom looks for another order only between neighbouring accesses of one variable, and a push
+/// looks at the list itself just before it changes it. Relaxed, so that it orders nothing.
+fn point(point: &AtomicUsize) {
+    point.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A cancel that comes before the turn wins, a schedule after it runs, and a delete is final.
 #[test]
 fn loom_cancel_schedule_and_delete_race_without_losing_the_last_word() {
     check(|| {
         let inbox = Arc::new(Inbox::new());
         let node = Arc::new(Node::new(()));
+        let points = Arc::new(AtomicUsize::new(0));
         let canceller = {
-            let (inbox, node) = (inbox.clone(), node.clone());
+            let (inbox, node, points) = (inbox.clone(), node.clone(), points.clone());
             thread::spawn(move || {
+                point(&points);
                 inbox.raise(&node, WANTED);
+                point(&points);
+                node.clear(WANTED);
+                point(&points);
+                inbox.raise(&node, WANTED);
+                point(&points);
                 node.clear(WANTED);
                 inbox.raise(&node, DELETED);
             })
         };
-        let mut deleted = false;
-        let mut turn = |must_be_cancelled: bool| {
+        let (mut runs, mut deleted) = (0, false);
+        let mut turn = |last: bool| {
             for listed in inbox.take() {
+                point(&points);
                 let (_, bits) = listed.begin(WANTED);
                 assert!(!deleted || bits & DELETED != 0, "the delete stays visible");
                 deleted |= bits & DELETED != 0;
-                assert!(
-                    !must_be_cancelled || bits & WANTED == 0,
-                    "the cancel was lost"
-                );
+                runs += usize::from(bits & WANTED != 0);
+                assert!(!last || bits & WANTED == 0, "a cancel was lost");
             }
         };
+        point(&points);
+        turn(false);
+        point(&points);
         turn(false);
         canceller.join().unwrap();
         turn(true);
-        assert!(deleted);
+        assert!(deleted && runs <= 2);
+        assert_eq!(Arc::strong_count(&node), 1);
     });
 }
 
@@ -173,6 +189,7 @@ struct Broken<const WHICH: u8> {
 const BITS_AFTER_PUSH: u8 = 0;
 const CLEAR_AFTER_CALL: u8 = 1;
 const RELAXED_RAISE: u8 = 2;
+const READ_THEN_CLEAR: u8 = 3;
 
 impl<const WHICH: u8> Broken<WHICH> {
     fn raise(&self) {
@@ -211,6 +228,11 @@ impl<const WHICH: u8> Broken<WHICH> {
             let seen = self.written.load(Ordering::Relaxed);
             self.bits.fetch_and(!(WANTED | LISTED), Ordering::AcqRel);
             return Some(seen);
+        }
+        if WHICH == READ_THEN_CLEAR {
+            let before = self.bits.load(Ordering::Acquire);
+            self.bits.store(0, Ordering::Release);
+            return (before & WANTED != 0).then(|| self.written.load(Ordering::Relaxed));
         }
         let order = if WHICH == RELAXED_RAISE {
             Ordering::Relaxed
@@ -266,6 +288,12 @@ fn loom_mutant_clearing_after_the_callback_is_found() {
 #[should_panic]
 fn loom_mutant_relaxed_raise_is_found() {
     broken::<RELAXED_RAISE>();
+}
+
+#[test]
+#[should_panic]
+fn loom_mutant_reading_the_bits_before_clearing_them_is_found() {
+    broken::<READ_THEN_CLEAR>();
 }
 
 /// A push that reads the list's head once and stores: another's node is lost.

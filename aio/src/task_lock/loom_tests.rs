@@ -88,10 +88,7 @@ fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
 }
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    // Three switches at unwelcome moments show every known mistake; more only cost time.
-    builder.preemption_bound = Some(3);
-    builder.check(model);
+    crate::explore::explore(3, model);
 }
 
 /// Adds one in two steps, so that an overlap, or a value of before, loses some.

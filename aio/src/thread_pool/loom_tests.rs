@@ -180,7 +180,7 @@ fn result<T>(waiter: &super::request::Waiter<T>) -> Poll<Result<T, Cancelled>> {
 
 /// Two jobs submitted together; the first cannot end before the second has run.
 fn two_jobs<const WHICH: u8>() {
-    loom::model(|| {
+    crate::explore::explore(3, || {
         let model = Arc::new(Model::<WHICH>::new(2));
         let met = Arc::new(Notify::new());
         let (first_met, second_met) = (met.clone(), met);
@@ -202,7 +202,7 @@ fn two_jobs<const WHICH: u8>() {
 
 /// Jobs come while the only worker is about to leave.
 fn leaving<const WHICH: u8>() {
-    loom::model(|| {
+    crate::explore::explore(3, || {
         let model = Arc::new(Model::<WHICH> {
             impatient: true,
             ..Model::new(1)
@@ -219,7 +219,7 @@ fn leaving<const WHICH: u8>() {
 
 /// A job is cancelled while a worker may be about to take it.
 fn cancelling<const WHICH: u8>() {
-    loom::model(|| {
+    crate::explore::explore(3, || {
         let model = Arc::new(Model::<WHICH>::new(1));
         let runs = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counter = runs.clone();

@@ -46,9 +46,7 @@ impl Protocol for WakeState {
 /// for 50. The home thread must learn of the latter before it is 100. That it wakes at 100 is not in
 /// the model, so that it sleeps for ever if it sleeps too long, which loom reports as a panic.
 fn model<P: Protocol>() {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(|| {
+    crate::explore::explore(3, || {
         let protocol = Arc::new(P::new());
         let inbox = Arc::new(Inbox::new());
         let kick = Arc::new(Kick::new());

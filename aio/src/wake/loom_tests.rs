@@ -55,10 +55,7 @@ impl Protocol for WakeState {
 /// Two posters leave one piece of work each; the home thread sleeps whenever it finds none.
 /// A lost wake-up is a deadlock, which loom reports as a panic.
 fn model<P: Protocol>(posters: usize) {
-    let mut builder = loom::model::Builder::new();
-    // Three switches at unwelcome moments show every known mistake; more only cost time.
-    builder.preemption_bound = Some(3);
-    builder.check(move || {
+    crate::explore::explore(3, move || {
         let state = Arc::new(P::new());
         let inbox = Arc::new(AtomicUsize::new(0));
         let kick = Arc::new(Kick::new());
@@ -98,7 +95,7 @@ fn loom_no_wake_up_is_lost() {
 
 #[test]
 fn loom_a_bare_notify_is_not_lost() {
-    loom::model(|| {
+    crate::explore::explore(3, || {
         let state = Arc::new(WakeState::new());
         let kick = Arc::new(Kick::new());
         let poster = {

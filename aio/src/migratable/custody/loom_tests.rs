@@ -127,11 +127,9 @@ impl<P: Protocol> World<P> {
 
 /// Two contexts, and so many threads that each write something and wake the task once.
 fn model<P: Protocol>(wakers: usize) {
-    let mut builder = loom::model::Builder::new();
     // Every known mistake shows itself with two switches at unwelcome moments; with two wakers, a
     // third one would take a minute.
-    builder.preemption_bound = Some(4 - wakers);
-    builder.check(move || {
+    crate::explore::explore(4 - wakers, move || {
         let world = Arc::new(World::<P>::new());
         let other = {
             let world = world.clone();
@@ -160,9 +158,7 @@ fn loom_a_task_that_moves_is_polled_by_one_thread_and_misses_no_wake_up() {
 /// A context closes, and takes what is idle, while another thread wakes the task: one of them ends it.
 #[test]
 fn loom_closing_and_waking_leave_the_work_to_one_of_them() {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(|| {
+    crate::explore::explore(3, || {
         let custody = Arc::new(Custody::new((), ()));
         let ended = Arc::new(AtomicUsize::new(0));
         let work = custody.begin();
