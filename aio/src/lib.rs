@@ -181,6 +181,9 @@ mod op;
 mod polling;
 mod request;
 mod shared;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod stress;
 pub mod sync;
 pub mod sys;
 mod task;

@@ -8,12 +8,12 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::sanitize::{self, Watched};
 use crate::test::{self, Summary};
 use crate::workspace::Workspace;
-use crate::{licences, tidy};
+use crate::{licences, stress, tidy};
 
 /// What `longshore` exits with where the kernel cannot do what was asked for.
 const EXIT_UNSUPPORTED: i32 = 8;
 
-const STEPS: [(&str, Step); 11] = [
+const STEPS: [(&str, Step); 12] = [
     ("tidy", |ci| done(tidy::run(ci.workspace))),
     ("fmt", |ci| ci.cargo("fmt --all --check")),
     ("clippy", |ci| {
@@ -22,6 +22,7 @@ const STEPS: [(&str, Step); 11] = [
     ("test", |ci| ci.test()),
     ("loom", |ci| ci.loom()),
     ("address", |ci| ci.address()),
+    ("stress", |ci| done(stress::run(ci.workspace, &[]))),
     ("doc", |ci| ci.doc()),
     ("licences", |ci| done(licences::check(ci.workspace))),
     ("deny", |ci| ci.deny()),

@@ -11,6 +11,7 @@ mod bench;
 mod ci;
 mod licences;
 mod sanitize;
+mod stress;
 mod test;
 mod tidy;
 mod workspace;
@@ -31,6 +32,9 @@ usage: cargo xtask <task>
                   ratios, figures and targets (docs/benchmarks.md)
   sanitize [address | thread | valgrind]
                   run the tests of aio under sanitizers and valgrind, or one of them (docs/testing.md)
+  stress [--seconds N] [--seed S]
+                  have contexts of both backends do random operations under injected failures for
+                  so long, a minute unless told otherwise; the seed is printed first
   ci              exactly what CI runs, in its order";
 
 fn main() -> ExitCode {
@@ -49,6 +53,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["test", "--", rest @ ..] => return test_and_report(rest),
         ["bench", rest @ ..] => bench::run(&Workspace::load()?, rest)?,
         ["sanitize", rest @ ..] => return sanitize::run(&Workspace::load()?, rest),
+        ["stress", rest @ ..] => stress::run(&Workspace::load()?, rest)?,
         ["ci"] => return Ok(ci::run(&Workspace::load()?)),
         ["help" | "-h" | "--help"] => println!("{USAGE}"),
         _ => bail!("no such task: {}\n\n{USAGE}", args.join(" ")),
