@@ -24,14 +24,14 @@ use std::{
 };
 
 use crate::{
-    BackendKind, Config, Fd, IoThread, Join, ManualClock,
+    BackendKind, Config, ContextStats, Fd, IoThread, Join, ManualClock,
     backend::{test_ring::TestRing, tests_on_each::each_backend, uring::Entries},
     clock::Clock,
 };
 use operations::OPERATIONS;
 use random::Random;
 use watch::{THREAD_PREFIX, Watchdog, Worker, say};
-use world::{PLACES, Peer, STREAMS, Stream, World, lock};
+use world::{PLACES, Peer, STREAMS, Stream, Totals, World, lock};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Most that memory may grow by after the first tenth of a run.
@@ -88,6 +88,9 @@ fn report(world: &World, backends: &[BackendKind]) {
         let ended = [0, 1].map(|how| sum(&|place| place.ended[how].load(Ordering::Relaxed)));
         let [idle, busy] = ended;
         say(&format!("{line} contexts closed idle {idle}, busy {busy}"));
+        let mut totals = Totals::default();
+        places().for_each(|place| totals.join(&lock(&place.totals)));
+        say(&format!("{backend:?}: {totals:?} of those closed idle"));
     }
 }
 
@@ -101,7 +104,7 @@ fn run(seed: u64, backends: &[BackendKind], time_ns: u64) -> (Arc<World>, u64) {
         watched
             .places
             .iter()
-            .map(|it| lock(&it.stats).clone())
+            .map(|it| lock(&it.config).clone())
             .collect()
     };
     let watchdog = Watchdog::start(world.workers.clone(), look);
@@ -180,7 +183,7 @@ fn live(world: &Arc<World>, place: usize, random: &mut Random, worker: &Worker, 
     let clock = config.virtual_clock.clone();
     let told = format!("{place}: {config:?}");
     let thread = IoThread::start(config).expect("a context can be had");
-    *lock(&world.places[place].stats) = told;
+    *lock(&world.places[place].config) = told;
     let handle = thread.handle().clone();
     let interrupts = [0, 2, 5, 50][random.size(4)];
     let set = handle.call(move |_| crate::sys::interrupts::set(interrupts));
@@ -227,7 +230,7 @@ fn live(world: &Arc<World>, place: usize, random: &mut Random, worker: &Worker, 
         }
         worker.end();
         worker.begin("waiting for requests to end");
-        await_rest(&thread);
+        lock(&world.places[place].totals).add(&await_rest(&thread));
         worker.end();
     }
     worker.begin(if busy { "closing, busy" } else { "closing" });
@@ -237,15 +240,15 @@ fn live(world: &Arc<World>, place: usize, random: &mut Random, worker: &Worker, 
     worker.end();
 }
 
-/// Waits until nothing is in flight; what others do there comes to an end as well.
-fn await_rest(thread: &IoThread) {
+/// Waits until nothing is in flight, and returns what was counted; what others do there ends as well.
+fn await_rest(thread: &IoThread) -> ContextStats {
     loop {
         let stats = thread
             .handle()
             .call(|cx| (cx.stats(), cx.buffers().bytes_in_use()));
         let (stats, bytes) = stats.wait();
         if stats.requests_in_flight == 0 && stats.tasks == 0 && bytes == 0 {
-            return;
+            return stats;
         }
         thread::park_timeout(Duration::from_millis(1));
     }

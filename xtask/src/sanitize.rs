@@ -130,9 +130,10 @@ fn valgrind(workspace: &Workspace) -> Result<Watched> {
 }
 
 /// Tests in which threads post without end until another has had enough: one at a time they take for ever.
-const FLOODS: [&str; 2] = [
+const FLOODS: [&str; 3] = [
     "nobody_starves_beside_a_callback_that_reschedules_itself",
     "a_task_hops_ten_thousand_times_while_others_wake_it",
+    "a_stress_of_random_operations_loses_nothing_and_leaks_nothing",
 ];
 
 const NO_NIGHTLY: &str =

@@ -16,7 +16,8 @@ use super::{
     watch::{Worker, Workers},
 };
 use crate::{
-    AioContext, BackendKind, ByteSemaphore, Closed, Fd, Handle, ManualClock, TaskMutex, TaskRwLock,
+    AioContext, BackendKind, ByteSemaphore, Closed, ContextStats, Fd, Handle, ManualClock,
+    TaskMutex, TaskRwLock,
 };
 
 /// Contexts at a time.
@@ -46,7 +47,42 @@ pub(super) struct Place {
     pub(super) counts: [AtomicU64; OPERATIONS.len()],
     /// Contexts that have come and gone: closed when all was done, and in the middle of work.
     pub(super) ended: [AtomicU64; 2],
-    pub(super) stats: Mutex<String>,
+    /// How the context there was made, for the report of the watchdog.
+    pub(super) config: Mutex<String>,
+    pub(super) totals: Mutex<Totals>,
+}
+
+/// Sums of what contexts have counted.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    turns: u64,
+    kicks: u64,
+    enters: u64,
+    orphaned: u64,
+    cq_overflows: u64,
+    stale: u64,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, stats: &ContextStats) {
+        self.join(&Self {
+            turns: stats.turns,
+            kicks: stats.kicks,
+            enters: stats.enters,
+            orphaned: stats.requests_orphaned,
+            cq_overflows: stats.cq_overflows,
+            stale: stats.stale_completions,
+        });
+    }
+
+    pub(super) fn join(&mut self, other: &Self) {
+        self.turns += other.turns;
+        self.kicks += other.kicks;
+        self.enters += other.enters;
+        self.orphaned += other.orphaned;
+        self.cq_overflows += other.cq_overflows;
+        self.stale += other.stale;
+    }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,7 +115,8 @@ impl World {
             peer: Mutex::new(None),
             counts: [const { AtomicU64::new(0) }; OPERATIONS.len()],
             ended: [AtomicU64::new(0), AtomicU64::new(0)],
-            stats: Mutex::default(),
+            config: Mutex::default(),
+            totals: Mutex::default(),
         };
         let scratch = tempfile::NamedTempFile::new().unwrap();
         let len = PLACES * STREAMS * REGION_BYTES;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    Drained, EventNotifier, Fd, FdCallbacks, IoBuf, SendPart, Timer, TimerClock,
+    Blocking, Drained, EventNotifier, Fd, FdCallbacks, IoBuf, SendPart, Timer, TimerClock,
     clock::Clock,
     stress::world::{Callback, Peer, Seen, Stream, settled},
 };
@@ -29,8 +29,12 @@ pub(super) async fn posts(stream: &mut Stream) {
     let count = Arc::new(AtomicU64::new(0));
     for _ in 0..posts {
         let count = count.clone();
-        peer.handle.schedule(move |_| {
+        let nests = stream.random.once_in(100);
+        peer.handle.schedule(move |cx| {
             count.fetch_add(1, Ordering::Relaxed);
+            if nests {
+                cx.poll(Blocking::No);
+            }
         });
         if stream.random.once_in(20) {
             stream.cx.yield_now().await;
