@@ -223,6 +223,17 @@ impl<R: Ring> Uring<R> {
         }
     }
 
+    /// Whether something is still to be said to the kernel after [`Self::refill`], which found no room
+    /// in the submission queue because the kernel would not take what was there.
+    ///
+    /// What waits for completions of others is not meant: those end the sleep.
+    fn lacks_entries(&self) -> bool {
+        self.kick == Kick::Idle
+            || self.watches.has_plans()
+            || !self.cancels.is_empty() && self.cancelling < self.cancels_max
+            || !self.backlog.is_empty() && self.in_kernel < self.in_kernel_max
+    }
+
     /// Submits cancellations, which go behind what they cancel and before what is submitted next.
     fn push_cancels(&mut self) {
         while self.cancelling < self.cancels_max
@@ -375,7 +386,8 @@ impl<R: Ring> Backend for Uring<R> {
     fn wait(&mut self, wait: Wait, requests: &mut RequestTable, events: &mut Events) {
         self.refill(requests);
         let ready = self.watches.run_rechecks();
-        let wait = if ready || !self.done.is_empty() || self.ring.has_completions() {
+        let has_news = ready || !self.done.is_empty() || self.ring.has_completions();
+        let wait = if has_news || self.lacks_entries() {
             Wait::No
         } else {
             wait

@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     io::{self, Read, Write},
     os::unix::{fs::FileExt, net::UnixStream},
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, Waker},
 };
@@ -410,6 +410,36 @@ fn a_whole_context_runs_on_a_fake_kernel_that_does_its_worst() {
     for (seed, entries) in [(1, ROOMY), (2, TINY), (3, TINY)] {
         let kernel = FakeKernel::new(entries, faults, seed);
         works_on(&context(&kernel));
+    }
+}
+
+#[test]
+fn what_found_no_room_because_the_ring_could_not_be_entered_is_not_slept_upon() {
+    const ONE: Entries = Entries {
+        submission: 1,
+        completion: 16,
+    };
+    let faults = Faults {
+        enter_fails: 500,
+        ..Faults::default()
+    };
+    for seed in 1..100 {
+        let cx = context(&FakeKernel::new(ONE, faults, seed));
+        let (silent, _peer) = UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (silent, ours) = (Fd::from(silent), Fd::from(ours));
+        theirs.write_all(b"x").unwrap();
+        cx.block_on(async {
+            // Takes the ring's only entry; what comes behind it needs another.
+            let mut first = pin!(cx.recv(&silent, IoBuf::heap(1), 0..1));
+            let first = poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending()));
+            assert!(first.await);
+            let second = cx.recv(&ours, IoBuf::heap(1), 0..1);
+            let slept = "asleep while an operation was not with the kernel";
+            let (_, received) = cx.timeout_ns(10_000_000_000, second).await.expect(slept);
+            assert_eq!(received.unwrap(), 1);
+        });
+        cx.close();
     }
 }
 

@@ -52,7 +52,7 @@ impl<R: Ring> Uring<R> {
             self.enter_if_needed();
         }
         let timeout_ns = match wait {
-            _ if self.ring.has_completions() => Some(0),
+            _ if self.ring.has_completions() || self.ring.unsubmitted() > 0 => Some(0),
             Wait::No => Some(0),
             Wait::Ns(ns) => Some(ns),
             Wait::Forever => None,
