@@ -462,6 +462,46 @@ fn a_whole_context_runs_on_a_tiny_ring_that_cannot_be_entered_now_and_then() {
     }
 }
 
+/// The ring takes the receive, and nothing more for now: not what would end the sleep.
+#[test]
+fn a_loop_does_not_sleep_while_the_ring_has_no_room_for_its_kick() {
+    if each_backend().all(|backend| backend == crate::BackendKind::Epoll) {
+        return;
+    }
+    let entries = Entries {
+        submission: 1,
+        completion: 8,
+    };
+    for seed in 1..20 {
+        let ring = TestRing::Injecting {
+            entries,
+            fails: 500,
+            seed,
+        };
+        let cx = AioContext::new(Config {
+            test_ring: Some(ring),
+            ..Config::default()
+        });
+        let cx = cx.unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (ours, handle) = (Fd::from(ours), cx.handle().clone());
+        let other = std::thread::spawn(move || {
+            for _ in 0..20 {
+                handle.call(|_| ()).wait();
+                theirs.write_all(b"x").unwrap();
+            }
+        });
+        cx.block_on(async {
+            for _ in 0..20 {
+                let (_, count) = cx.recv(&ours, IoBuf::heap(1), 0..1).await;
+                assert_eq!(count.unwrap(), 1);
+            }
+        });
+        other.join().unwrap();
+        cx.close();
+    }
+}
+
 #[test]
 fn a_whole_context_runs_on_epoll_whose_waits_are_interrupted() {
     crate::sys::interrupts::set(3);
