@@ -230,7 +230,7 @@ fn live(world: &Arc<World>, place: usize, random: &mut Random, worker: &Worker, 
         }
         worker.end();
         worker.begin("waiting for requests to end");
-        lock(&world.places[place].totals).add(&await_rest(&thread));
+        lock(&world.places[place].totals).add(&await_rest(&thread, worker));
         worker.end();
     }
     worker.begin(if busy { "closing, busy" } else { "closing" });
@@ -241,7 +241,7 @@ fn live(world: &Arc<World>, place: usize, random: &mut Random, worker: &Worker, 
 }
 
 /// Waits until nothing is in flight, and returns what was counted; what others do there ends as well.
-fn await_rest(thread: &IoThread) -> ContextStats {
+fn await_rest(thread: &IoThread, worker: &Worker) -> ContextStats {
     loop {
         let stats = thread
             .handle()
@@ -250,6 +250,7 @@ fn await_rest(thread: &IoThread) -> ContextStats {
         if stats.requests_in_flight == 0 && stats.tasks == 0 && bytes == 0 {
             return stats;
         }
+        worker.step(&format!("{stats:?}, {bytes} bytes in use"));
         thread::park_timeout(Duration::from_millis(1));
     }
 }

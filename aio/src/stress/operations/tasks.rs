@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    AioContext, Cancelled, reschedule_to,
+    AioContext, Cancelled, JoinHandle, reschedule_to,
     stress::world::{BUDGET_BYTES, Bell, Peer, Stream, settled},
 };
 
@@ -105,16 +105,26 @@ pub(super) async fn abort(stream: &mut Stream) {
     } else {
         peer.handle.spawn(|_| pending::<()>())
     };
+    let abort = AbortOnDrop(&task);
     match stream.random.below(3) {
         0 => {}
         1 => stream.cx.yield_now().await,
         _ => stream.cx.sleep_ns(50_000).await,
     }
-    task.abort();
+    drop(abort);
     assert!(
         task.join().await.is_err(),
         "a task that never ends has a result"
     );
+}
+
+/// Aborts, also when the context of who does it is closed before: nobody else ends that task.
+struct AbortOnDrop<'a>(&'a JoinHandle<()>);
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Sleeps end in time, or when somebody elsewhere says so.
