@@ -3,11 +3,13 @@
 //! Four contexts run streams of random operations on themselves and on each other; each operation
 //! checks its own result. Contexts are closed, some in the middle of work, and made anew. A watchdog
 //! ends the process when an operation takes too long, which is how a lost wake-up shows; so there
-//! are also contexts with little or nothing of their own to do, which nothing else would wake.
+//! are also contexts with little or nothing of their own to do, which nothing else would wake. After
+//! this storm comes a [calm], a quarter of the time, in which they are asked for one thing at a time.
 //!
 //! `LONGSHORE_STRESS_SECONDS` and `LONGSHORE_STRESS_SEED` are set by `cargo xtask stress`. With them
 //! this is the only test in its process, and descriptors and memory are counted before and after.
 
+mod calm;
 mod operations;
 mod random;
 mod watch;
@@ -98,7 +100,7 @@ fn report(world: &World, backends: &[BackendKind]) {
 fn run(seed: u64, backends: &[BackendKind], time_ns: u64) -> (Arc<World>, u64) {
     let world = Arc::new(World::new(seed, backends));
     let start_ns = Clock::Monotonic.now_ns();
-    let until_ns = start_ns + time_ns;
+    let until_ns = start_ns + time_ns / 4 * 3;
     let watched = world.clone();
     let look = move || {
         watched
@@ -123,6 +125,7 @@ fn run(seed: u64, backends: &[BackendKind], time_ns: u64) -> (Arc<World>, u64) {
     for supervisor in supervisors {
         supervisor.join().unwrap();
     }
+    calm::run(&world, start_ns + time_ns);
     watchdog.stop();
     (world, growth_kib)
 }
