@@ -11,7 +11,7 @@ use super::world::Stream;
 /// One kind of operation.
 pub(super) type Operation = for<'a> fn(&'a mut Stream) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
-pub(super) const OPERATIONS: [(&str, Operation); 20] = [
+pub(super) const OPERATIONS: [(&str, Operation); 21] = [
     ("posts", |it| Box::pin(callbacks::posts(it))),
     ("bottom half", |it| Box::pin(callbacks::bottom_half(it))),
     ("timer", |it| Box::pin(callbacks::timer(it))),
@@ -20,6 +20,7 @@ pub(super) const OPERATIONS: [(&str, Operation); 20] = [
         Box::pin(callbacks::cancelled_timer(it))
     }),
     ("event", |it| Box::pin(callbacks::event(it))),
+    ("burst", |it| Box::pin(callbacks::burst(it))),
     ("readable", |it| Box::pin(callbacks::readable(it))),
     ("writable", |it| Box::pin(callbacks::writable(it))),
     ("migration", |it| Box::pin(tasks::migration(it))),

@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -210,6 +210,57 @@ pub(super) async fn event(stream: &mut Stream) {
     seen.caught_up().await;
     notifier.set();
     delete(stream, &peer, handler, seen).await;
+}
+
+/// Keeps the thread of `peer` busy until that is set; does nothing on that thread itself.
+fn hold_up(peer: &Peer, until: Arc<AtomicBool>) {
+    let hold = move |_: &crate::AioContext| {
+        while !until.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+    };
+    if !peer.handle.is_home() {
+        peer.handle.schedule(hold);
+    }
+}
+
+/// Events that happen all at once, more than a tiny ring has room for, are all seen.
+pub(super) async fn burst(stream: &mut Stream) {
+    let peer = stream.peer();
+    let events: Vec<_> = (0..stream.random.below(40) + 1)
+        .map(|_| (EventNotifier::new().unwrap(), Arc::new(Seen::default())))
+        .collect();
+    let watched = events.clone();
+    let add = move |cx: &crate::AioContext| {
+        let add = |(notifier, seen)| {
+            let callback = Callback(seen);
+            let added = cx.add_event_notifier(&notifier, "stress", move |_| callback.run());
+            added.expect("an event can be watched")
+        };
+        watched.into_iter().map(add).collect::<Vec<_>>()
+    };
+    let Some(handlers) = settled(peer.handle.call(add).join().await, &peer) else {
+        return;
+    };
+    for run in 1..=stream.random.below(4) + 1 {
+        let all_set = Arc::new(AtomicBool::new(false));
+        hold_up(&peer, all_set.clone());
+        // Nothing is awaited from here on, so the other is not held up for long.
+        for (notifier, seen) in &events {
+            seen.wanted.store(run, Ordering::Release);
+            notifier.set();
+        }
+        all_set.store(true, Ordering::Release);
+        for (_, seen) in &events {
+            stream.step("waiting for the events");
+            seen.caught_up().await;
+        }
+    }
+    drop(handlers);
+    stream.step("deleting");
+    for (_, seen) in &events {
+        seen.freed().await;
+    }
 }
 
 /// Takes some of what is there, and compares it with what was sent.
