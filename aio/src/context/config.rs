@@ -31,7 +31,9 @@ pub struct Config {
     /// Entries of the ring's submission queue, where there is a ring: rounded up to a power of two, 256 by default.
     ///
     /// It bounds how many requests are submitted by one system call. Sixteen times as many may be in
-    /// the kernel; more wait in memory.
+    /// the kernel; more wait in memory. Requests that wait for a peer keep their place meanwhile: a
+    /// context with thousands of idle connections wants a larger ring, or handlers of descriptors,
+    /// which take no place.
     pub ring_entries: u32,
     /// Most worker threads for calls that block, at least one; 64 by default. It can be changed later:
     /// [`Handle::set_thread_pool_limits`](crate::Handle::set_thread_pool_limits).
