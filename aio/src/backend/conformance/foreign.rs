@@ -20,6 +20,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
 };
@@ -29,6 +30,16 @@ use crate::{AioContext, Blocking, EventNotifier, Fd, FdCallbacks, ForeignSource,
 
 /// A test that waits so long for one thing has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a wait brings, in the end: the work of a ring in the kernel may interrupt any of them.
+fn uninterrupted<T>(mut wait: impl FnMut() -> nix::Result<T>) -> T {
+    loop {
+        match wait() {
+            Err(Errno::EINTR) => {}
+            waited => return waited.unwrap(),
+        }
+    }
+}
 
 /// The smallest foreign loop there is: poll(2) on one descriptor.
 struct ForeignLoop<'a> {
@@ -54,7 +65,7 @@ impl<'a> ForeignLoop<'a> {
         let timeout = PollTimeout::try_from(timeout.min(PATIENCE)).unwrap();
         if timeout_ns != Some(0) {
             let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-            let ready = poll(&mut fds, timeout).unwrap();
+            let ready = uninterrupted(|| poll(&mut fds, timeout));
             assert!(ready > 0 || timeout_ns.is_some(), "a wake-up was lost");
             self.sleeps += 1;
         }
@@ -363,7 +374,7 @@ fn a_source_watched_for_edges_misses_nothing() {
         let patience = EpollTimeout::try_from(PATIENCE).unwrap();
         while seen.get() < 1000 {
             let mut events = [EpollEvent::empty()];
-            let ready = outside.wait(&mut events, patience).unwrap();
+            let ready = uninterrupted(|| outside.wait(&mut events, patience));
             assert!(ready > 0, "an edge was lost after {} bytes", seen.get());
             source.turn();
         }
