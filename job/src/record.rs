@@ -5,8 +5,14 @@ use std::{fmt, sync::Arc, task::Waker};
 use aio::Handle;
 
 use crate::{
-    error::JobError, event::EventJob, job_driver::JobDriver, outcome::Ending,
-    progress::ProgressMeter, registry::Trigger, status::JobStatus, verb::CancelMode,
+    error::JobError,
+    event::EventJob,
+    job_driver::JobDriver,
+    outcome::{Ending, JobOutcome},
+    progress::ProgressMeter,
+    registry::Trigger,
+    status::JobStatus,
+    verb::CancelMode,
 };
 
 /// Names a job, or a transaction, in its registry. Younger ones have greater keys.
@@ -90,6 +96,8 @@ pub(crate) struct Record {
     pub(crate) cancel: Option<CancelMode>,
     /// What the body returned; from Aborting on, an error.
     pub(crate) result: Result<(), JobError>,
+    /// When it was concluded, by the main context's wall clock.
+    pub(crate) ended_unix_ns: Option<u64>,
     pub(crate) transaction: Key,
     /// Those who wait for the job to stand still.
     pub(crate) watchers: Vec<Waker>,
@@ -102,6 +110,15 @@ impl Record {
 
     pub(crate) fn is_started(&self) -> bool {
         !matches!(self.body, Body::NotStarted)
+    }
+
+    /// How a job has ended that is concluded.
+    pub(crate) fn outcome(&self) -> JobOutcome {
+        match (&self.result, self.cancel) {
+            (Ok(()), _) => JobOutcome::Completed,
+            (Err(error), Some(CancelMode::Force)) => JobOutcome::Cancelled(error.clone()),
+            (Err(error), _) => JobOutcome::Failed(error.clone()),
+        }
     }
 
     pub(crate) fn is_busy(&self) -> bool {

@@ -7,6 +7,7 @@ use aio::Handle;
 use crate::{
     error::JobError,
     event::JobEvent,
+    history::{History, JobHistoryEntry},
     job::{Job, JobInfo, info},
     job_driver::JobDriver,
     outcome::Ending,
@@ -77,6 +78,21 @@ impl fmt::Debug for JobConfig {
     }
 }
 
+/// What a registry is to be.
+#[derive(Clone, Debug)]
+pub struct RegistryConfig {
+    /// How many dismissed jobs [`JobRegistry::history`] tells of; 256 unless set, and 0 is none.
+    ///
+    /// Each keeps its error with all that is behind it.
+    pub history_max: usize,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self { history_max: 256 }
+    }
+}
+
 /// The list of jobs. Cheap to clone: clones are the same list; any thread.
 ///
 /// Completion of jobs and delivery of events happen on the main context, which must be alive and
@@ -89,7 +105,14 @@ pub struct JobRegistry {
 impl JobRegistry {
     /// An empty list whose jobs complete on the context behind `main`.
     pub fn new(main: Handle) -> Self {
-        let shared = Arc::new(Shared::new(main));
+        Self::with_config(main, RegistryConfig::default())
+    }
+
+    /// The same as `config` says.
+    pub fn with_config(main: Handle, config: RegistryConfig) -> Self {
+        let RegistryConfig { history_max } = config;
+        let history = History::new(history_max);
+        let shared = Arc::new(Shared::new(main, history));
         Self { shared }
     }
 
@@ -121,8 +144,8 @@ impl JobRegistry {
     /// `NotFound`.
     pub fn find(&self, id: &str) -> Result<Job, JobError> {
         let cell = self.shared.update(|state| {
-            let mut cells = state.jobs.values().map(|record| &record.cell);
-            cells.find(|cell| cell.id.as_deref() == Some(id)).cloned()
+            let &key = state.ids.get(id)?;
+            Some(state.record(key).cell.clone())
         });
         let cell = cell.ok_or_else(JobError::not_found)?;
         let shared = self.shared.clone();
@@ -145,6 +168,14 @@ impl JobRegistry {
                 .map(|record| info(&record.cell, Some(record)))
                 .collect()
         })
+    }
+
+    /// The last jobs that were dismissed, by themselves or by the user, newest first.
+    ///
+    /// So whoever was away learns how a job ended. Internal jobs are left out, and so is
+    /// a job whose creation failed ([`Job::discard`]): its creator has the error.
+    pub fn history(&self) -> Vec<JobHistoryEntry> {
+        self.shared.update(|state| state.history.entries())
     }
 
     /// Calls `subscriber` with every event from now on, in order, on the main context.
@@ -218,11 +249,9 @@ impl Drop for Subscription {
 }
 
 fn insert(state: &mut State, config: JobConfig) -> Result<Arc<JobCell>, JobError> {
-    if let Some(id) = &config.id {
-        let is_taken = |record: &Record| record.cell.id.as_deref() == Some(id);
-        if state.jobs.values().any(is_taken) {
-            return Err(JobError::id_in_use(id));
-        }
+    let id: Option<Arc<str>> = config.id.map(Arc::from);
+    if let Some(id) = id.as_deref().filter(|id| state.ids.contains_key(*id)) {
+        return Err(JobError::id_in_use(id));
     }
     let key = state.next_key();
     let transaction = config
@@ -231,7 +260,7 @@ fn insert(state: &mut State, config: JobConfig) -> Result<Arc<JobCell>, JobError
     state.join_group(transaction, key)?;
     let cell = Arc::new(JobCell {
         key,
-        id: config.id.map(Arc::from),
+        id: id.clone(),
         driver: config.driver,
         context: config.context,
         finalize: config.finalize,
@@ -248,10 +277,14 @@ fn insert(state: &mut State, config: JobConfig) -> Result<Arc<JobCell>, JobError
         wake_token: false,
         cancel: None,
         result: Ok(()),
+        ended_unix_ns: None,
         transaction,
         watchers: Vec::new(),
     };
     state.jobs.insert(key, record);
+    if let Some(id) = id {
+        state.ids.insert(id, key);
+    }
     let status = JobStatus::Created;
     state.emit(key, |job| JobEvent::StatusChange { job, status });
     Ok(cell)

@@ -19,6 +19,7 @@ use aio::Handle;
 
 use crate::{
     event::{EventJob, JobEvent},
+    history::{History, JobHistoryEntry},
     record::{Body, Key, Record, Until},
     status::JobStatus,
     transaction::Group,
@@ -42,6 +43,9 @@ enum Delivery {
 pub(crate) struct State {
     /// Live jobs; the newest has the greatest key.
     pub(crate) jobs: BTreeMap<Key, Record>,
+    /// The live jobs that have an id.
+    pub(crate) ids: BTreeMap<Arc<str>, Key>,
+    pub(crate) history: History,
     /// Transactions with members.
     pub(crate) groups: BTreeMap<Key, Group>,
     pub(crate) subscribers: Vec<(Key, Subscriber)>,
@@ -50,8 +54,9 @@ pub(crate) struct State {
     delivery: Delivery,
     /// To be woken after the unlock.
     wakers: Vec<Waker>,
-    /// To be dropped after the unlock: the last handle of a job driver runs its destructor.
-    forgotten: Vec<Record>,
+    /// To be dropped after the unlock: the last handle of a job driver runs its destructor, and the
+    /// entry that leaves the history may have the last handle of the error behind a failure.
+    forgotten: Vec<(Record, Option<JobHistoryEntry>)>,
 }
 
 impl State {
@@ -156,7 +161,11 @@ impl State {
     pub(crate) fn forget(&mut self, key: Key) {
         self.move_to(key, JobStatus::Null);
         let record = self.jobs.remove(&key).expect("a job is forgotten once");
-        self.forgotten.push(record);
+        if let Some(id) = &record.cell.id {
+            self.ids.remove(id);
+        }
+        let evicted = self.history.note(&record);
+        self.forgotten.push((record, evicted));
     }
 
     fn wake_watchers(&mut self, key: Key) {
@@ -183,8 +192,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(main: Handle) -> Self {
-        let state = Mutex::default();
+    pub(crate) fn new(main: Handle, history: History) -> Self {
+        let state = State {
+            history,
+            ..State::default()
+        };
+        let state = Mutex::new(state);
         Self { main, state }
     }
 

@@ -17,7 +17,7 @@
 
 use std::{sync::Arc, task::Poll};
 
-use aio::AioContext;
+use aio::{AioContext, TimerClock};
 
 use crate::{
     cancel::request_cancel,
@@ -147,7 +147,8 @@ async fn end_job(shared: &Arc<Shared>, main: &AioContext, cell: &Arc<JobCell>) {
     }
     cell.driver.clean(main).await;
 
-    let outcome = shared.update(|state| state.conclude(cell.key));
+    let ended_unix_ns = main.clock_now_ns(TimerClock::Wall);
+    let outcome = shared.update(|state| state.conclude(cell.key, ended_unix_ns));
     // Only now, so that whoever waits has been told all events first.
     cell.ending.set(outcome);
 }
@@ -294,15 +295,12 @@ impl State {
     }
 
     /// Tells the end of a job, after which it is concluded, and forgets it if nobody else will.
-    fn conclude(&mut self, key: Key) -> JobOutcome {
+    fn conclude(&mut self, key: Key, ended_unix_ns: u64) -> JobOutcome {
         let record = self.record(key);
+        record.ended_unix_ns = Some(ended_unix_ns);
         let is_started = record.is_started();
         let is_kept = is_started && record.cell.dismiss == Trigger::Manual;
-        let outcome = match (record.result.clone().err(), record.cancel) {
-            (None, _) => JobOutcome::Completed,
-            (Some(error), Some(CancelMode::Force)) => JobOutcome::Cancelled(error),
-            (Some(error), _) => JobOutcome::Failed(error),
-        };
+        let outcome = record.outcome();
         if is_started {
             self.emit_end(key, &outcome);
         }

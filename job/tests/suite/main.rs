@@ -1,6 +1,7 @@
 //! Jobs as their users see them: verbs in, events and hook calls out.
 
 mod cancel;
+mod history;
 mod lifecycle;
 mod model;
 mod pause;

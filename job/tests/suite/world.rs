@@ -243,6 +243,7 @@ impl Deref for TestJob {
 pub(crate) struct World {
     pub(crate) context: AioContext,
     pub(crate) clock: ManualClock,
+    pub(crate) wall_clock: ManualClock,
     pub(crate) registry: JobRegistry,
     pub(crate) log: Log,
     _subscription: Subscription,
@@ -255,10 +256,12 @@ impl World {
 
     pub(crate) fn on(backend: BackendKind) -> Self {
         let (clock, hand) = Clock::manual();
+        let (wall_clock, wall_hand) = Clock::manual();
         let backend = Some(backend);
         let config = Config {
             backend,
             clock,
+            wall_clock,
             ..Config::default()
         };
         let context = AioContext::new(config).expect("every system has this backend");
@@ -269,6 +272,7 @@ impl World {
         Self {
             context,
             clock: hand,
+            wall_clock: wall_hand,
             registry,
             log,
             _subscription: subscription,
