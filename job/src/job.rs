@@ -1,6 +1,6 @@
 //! [`Job`]: what users of a job hold; the verbs.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use crate::{
     body::spawn_body,
@@ -59,6 +59,12 @@ impl Job {
     /// What the job driver calls itself, such as `backup`.
     pub fn kind(&self) -> &'static str {
         self.cell.driver.kind()
+    }
+
+    /// What the job driver offers to a layer above, if it is a `T`: how that layer tells its own
+    /// jobs from others.
+    pub fn extension<T: Any>(&self) -> Option<&T> {
+        self.cell.driver.extension()?.downcast_ref()
     }
 
     /// Where the job stands.

@@ -1,6 +1,6 @@
 //! [`JobDriver`]: what an implementer of a job writes.
 
-use std::{future::Future, pin::Pin};
+use std::{any::Any, future::Future, pin::Pin};
 
 use aio::AioContext;
 
@@ -27,6 +27,12 @@ pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub trait JobDriver: Send + Sync + 'static {
     /// What kind of job this is, such as `backup`.
     fn kind(&self) -> &'static str;
+
+    /// What a layer above wants to find again when it meets the job: see
+    /// [`Job::extension`](crate::Job::extension). Always the same object.
+    fn extension(&self) -> Option<&(dyn Any + Send + Sync)> {
+        None
+    }
 
     /// The work. Runs once, on the job's context.
     ///

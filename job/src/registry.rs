@@ -99,7 +99,7 @@ impl Default for RegistryConfig {
 /// turning until the last job has ended.
 #[derive(Clone, Debug)]
 pub struct JobRegistry {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl JobRegistry {
@@ -213,7 +213,7 @@ impl JobRegistry {
     }
 
     /// All jobs, newest first.
-    fn jobs(&self) -> Vec<Job> {
+    pub(crate) fn jobs(&self) -> Vec<Job> {
         let cell = |record: &Record| record.cell.clone();
         let cells: Vec<_> = self
             .shared
@@ -272,7 +272,7 @@ fn insert(state: &mut State, config: JobConfig) -> Result<Arc<JobCell>, JobError
         cell: cell.clone(),
         status: JobStatus::Created,
         body: Body::NotStarted,
-        pause_count: 1,
+        pause_count: 1 + state.holds_on_all,
         user_paused: false,
         wake_token: false,
         cancel: None,

@@ -46,6 +46,8 @@ pub(crate) struct State {
     /// The live jobs that have an id.
     pub(crate) ids: BTreeMap<Arc<str>, Key>,
     pub(crate) history: History,
+    /// Reasons to pause that every job has, those that are yet to come included.
+    pub(crate) holds_on_all: u32,
     /// Transactions with members.
     pub(crate) groups: BTreeMap<Key, Group>,
     pub(crate) subscribers: Vec<(Key, Subscriber)>,

@@ -1,10 +1,12 @@
 //! Jobs as their users see them: verbs in, events and hook calls out.
 
 mod cancel;
+mod extension;
 mod history;
 mod lifecycle;
 mod model;
 mod pause;
+mod pause_all;
 mod threads;
 mod transaction;
 mod verbs;
