@@ -14,7 +14,7 @@ use std::{
         fd::AsFd,
         unix::{
             fs::{FileExt, PermissionsExt},
-            net::UnixListener,
+            net::{UnixListener, UnixStream},
         },
     },
     rc::Rc,
@@ -231,7 +231,7 @@ fn sockets_connect_by_path_and_by_address() {
 #[test]
 fn a_socket_that_does_not_block_waits_all_the_same() {
     on_each(|cx| {
-        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let flags = ours.try_clone().unwrap();
         let ours = Fd::from(ours);
@@ -258,7 +258,7 @@ fn large_messages_arrive_whole_without_a_copy_or_with_one() {
     on_each(|cx| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Ip(listener.local_addr().unwrap());
-        let (unix, unix_peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (unix, unix_peer) = UnixStream::pair().unwrap();
         let listener = Fd::from(listener);
         let tcp = cx.block_on(async {
             let ours = cx.connect(&address).await.unwrap();
@@ -373,4 +373,42 @@ fn tiny_rings_and_small_batches_do_all_the_same() {
             }
         });
     }
+}
+
+#[test]
+fn requests_that_wait_for_a_peer_keep_no_storage_waiting_and_all_are_answered() {
+    let config = Config {
+        ring_entries: 1,
+        ..Config::default()
+    };
+    on_each_with(config, |cx| {
+        let file = Fd::from(scratch(b"here"));
+        let pairs: Vec<_> = (0..100).map(|_| UnixStream::pair().unwrap()).collect();
+        let receives: Vec<_> = pairs
+            .iter()
+            .map(|(ours, _)| {
+                let (cx, ours) = (cx.clone(), Fd::from(ours.try_clone().unwrap()));
+                cx.clone().spawn(async move {
+                    let (_, received) = cx.recv(&ours, filled(8, 0), 0..8).await;
+                    received.unwrap()
+                })
+            })
+            .collect();
+        cx.block_on(async {
+            cx.yield_now().await;
+            let (buf, read) = cx.read(&file, 0, filled(4, 0)).await;
+            assert_eq!((read.unwrap(), &buf[..]), (4, &b"here"[..]));
+        });
+        for (_, theirs) in &pairs {
+            (&*theirs).write_all(b"x").unwrap();
+        }
+        let bytes: usize = cx.block_on(async {
+            let mut bytes = 0;
+            for receive in receives {
+                bytes += receive.await;
+            }
+            bytes
+        });
+        assert_eq!(bytes, 100);
+    });
 }

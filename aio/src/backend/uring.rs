@@ -18,6 +18,7 @@ mod outside;
 mod registered;
 mod result;
 mod ring;
+mod room;
 mod setup;
 mod sleep;
 mod watches;
@@ -48,12 +49,11 @@ pub(crate) use message::{MessageHeader, Slices};
 use registered::{Files, Registered, refused};
 use result::completions_of;
 use ring::{Cqe, Ring};
+use room::{Room, Sort};
 pub(crate) use setup::{Entries, probe, why_not};
 use sleep::Kick;
 use watches::{Arrived, Told, Watches};
 
-/// Most places of the completion queue that are kept free for kicks and cancellations.
-const CQ_SPARE_MAX: usize = 64;
 /// How long a ring that is closed waits for the kernel to finish what is in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
@@ -70,18 +70,11 @@ pub(crate) struct Uring<R: Ring> {
     ring: R,
     shared: Arc<Shared>,
     pool: Arc<PoolShared>,
-    /// Completions of operations in the kernel; with those watched, so few that the queue has room for all.
-    in_kernel: usize,
-    in_kernel_max: usize,
-    /// Places of the completion queue, and cancellations that may be in the kernel at once.
-    entries: usize,
-    cancels_max: usize,
+    room: Room,
     /// Cancellations in the kernel.
     cancelling: usize,
     /// Completions between the ring and the table, empty between turns: kept for its memory.
     cqes: Vec<Cqe>,
-    /// Operations that found no room: they wait for it in order. Some may have ended meanwhile.
-    backlog: VecDeque<Key>,
     /// User data of what is to be cancelled.
     cancels: VecDeque<u64>,
     /// Operations that ended without the kernel.
@@ -108,17 +101,13 @@ impl<R: Ring> Uring<R> {
             Err(error) => refused(&error),
         };
         let entries = usize::try_from(ring.cq_entries()).map_err(io::Error::other)?;
-        let mut this = Self {
+        Ok(Self {
             ring,
             shared,
             pool,
-            entries,
-            cancels_max: (entries / 8).clamp(1, CQ_SPARE_MAX),
-            in_kernel: 0,
-            in_kernel_max: 0,
+            room: Room::new(entries),
             cancelling: 0,
             cqes: Vec::new(),
-            backlog: VecDeque::new(),
             cancels: VecDeque::new(),
             done: Vec::new(),
             watches: Watches::default(),
@@ -129,24 +118,13 @@ impl<R: Ring> Uring<R> {
             files: Files::new(),
             max_batch: usize::MAX,
             stats: BackendStats::default(),
-        };
-        this.make_room();
-        Ok(this)
-    }
-
-    /// Adjusts how many operations may be in the kernel: the completion queue must never be too
-    /// small for what may complete.
-    fn make_room(&mut self) {
-        let spare = self.cancels_max + 1;
-        // A watch may complete more than once in a turn; when they are many, an overflow only ends
-        // and arms them again.
-        let watched = (2 * self.watches.len()).min(self.entries / 2);
-        self.in_kernel_max = self.entries.saturating_sub(spare + watched).max(1);
+        })
     }
 
     /// Hands the operation to the kernel, or a poll for what it waits for, if there is room.
     fn push(&mut self, key: Key, request: &mut Slot) -> bool {
-        if self.in_kernel >= self.in_kernel_max {
+        let sort = Sort::of(request.op());
+        if !self.room.lets_in(sort, self.watches.len()) {
             return false;
         }
         let polls = request.place == Place::ToPoll;
@@ -175,7 +153,7 @@ impl<R: Ring> Uring<R> {
         }
         request.place = place;
         request.fixed_file = fixed;
-        self.in_kernel += completions_of(request);
+        self.room.enter(sort, completions_of(request));
         if self.max_batch < usize::MAX && self.ring.unsubmitted() >= self.max_batch {
             self.enter(0, None);
         }
@@ -213,13 +191,14 @@ impl<R: Ring> Uring<R> {
             }
             self.watches.armed();
         }
-        while let Some(&key) = self.backlog.front() {
-            if let Some(request) = requests.in_flight(key)
-                && !self.push(key, request)
+        for sort in [Sort::Storage, Sort::Peer] {
+            while let Some(key) = self.room.first(sort)
+                && requests
+                    .in_flight(key)
+                    .is_none_or(|request| self.push(key, request))
             {
-                return;
+                self.room.pop_first(sort);
             }
-            self.backlog.pop_front();
         }
     }
 
@@ -230,13 +209,16 @@ impl<R: Ring> Uring<R> {
     fn lacks_entries(&self) -> bool {
         self.kick == Kick::Idle
             || self.watches.has_plans()
-            || !self.cancels.is_empty() && self.cancelling < self.cancels_max
-            || !self.backlog.is_empty() && self.in_kernel < self.in_kernel_max
+            || !self.cancels.is_empty() && self.cancelling < self.room.cancels_max
+            || [Sort::Storage, Sort::Peer].into_iter().any(|sort| {
+                let waits = self.room.first(sort).is_some();
+                waits && self.room.lets_in(sort, self.watches.len())
+            })
     }
 
     /// Submits cancellations, which go behind what they cancel and before what is submitted next.
     fn push_cancels(&mut self) {
-        while self.cancelling < self.cancels_max
+        while self.cancelling < self.room.cancels_max
             && let Some(&user_data) = self.cancels.front()
         {
             let entry = opcode::AsyncCancel::new(user_data).build();
@@ -260,10 +242,7 @@ impl<R: Ring> Uring<R> {
                 CANCEL => self.cancelling = self.cancelling.saturating_sub(1),
                 bits if bits & KINDS == WATCH => match self.watches.arrived(key, cqe) {
                     Arrived::Expected => {}
-                    Arrived::Stale => {
-                        self.stats.stale_completions += 1;
-                        self.make_room();
-                    }
+                    Arrived::Stale => self.stats.stale_completions += 1,
                 },
                 _ => self.finish(key, cqe, requests, events),
             }
@@ -306,9 +285,10 @@ impl<R: Ring> Backend for Uring<R> {
                 }
             }
         }
-        let first = self.backlog.is_empty() && self.cancels.is_empty();
+        let sort = Sort::of(request.op());
+        let first = self.room.first(sort).is_none() && self.cancels.is_empty();
         if !first || !self.push(key, request) {
-            self.backlog.push_back(key);
+            self.room.wait(sort, key);
         }
         Submitted::Taken
     }
@@ -346,14 +326,11 @@ impl<R: Ring> Backend for Uring<R> {
 
     fn watch(&mut self, fd: &Fd, events: i16) -> io::Result<WatchKey> {
         sys::check_pollable(fd.as_fd())?;
-        let key = self.watches.insert(fd.clone(), events)?;
-        self.make_room();
-        Ok(key)
+        self.watches.insert(fd.clone(), events)
     }
 
     fn unwatch(&mut self, key: WatchKey) {
         let told = self.watches.end(key.0);
-        self.make_room();
         if told == Told::Must {
             self.cancels.push_back(WATCH | key.0.to_bits());
             self.push_cancels();
@@ -377,7 +354,7 @@ impl<R: Ring> Backend for Uring<R> {
 
     fn is_busy(&mut self) -> bool {
         self.kick != Kick::Armed
-            || !self.backlog.is_empty()
+            || self.room.has_backlog()
             || !self.cancels.is_empty()
             || self.watches.has_plans()
             || self.has_news()
@@ -414,16 +391,16 @@ impl<R: Ring> Backend for Uring<R> {
             self.shared.event().signal();
         }
         self.reap(requests, events);
-        while (self.in_kernel > 0 || self.kick_is_armed()) && Instant::now() < give_up {
+        while (self.room.in_kernel() > 0 || self.kick_is_armed()) && Instant::now() < give_up {
             // Never `refill` here: the kick must not be armed again.
             self.enter(1, Some(100_000_000));
             self.reap(requests, events);
             self.end_backlog(requests);
         }
         events.completions.append(&mut self.done);
-        if self.in_kernel > 0 || self.kick_is_armed() {
+        if self.room.in_kernel() > 0 || self.kick_is_armed() {
             tracing::error!(
-                in_flight = self.in_kernel,
+                in_flight = self.room.in_kernel(),
                 "the kernel does not finish; its memory is leaked"
             );
             return Closed::Stuck;
@@ -437,7 +414,7 @@ impl<R: Ring> Backend for Uring<R> {
 impl<R: Ring> Uring<R> {
     /// Ends the operations that the kernel does not have.
     fn end_backlog(&mut self, requests: &mut RequestTable) {
-        for key in self.backlog.drain(..) {
+        for key in self.room.take_backlog() {
             if let Some(request) = requests.in_flight(key) {
                 request.place = Place::Ended;
                 self.done.push((key, Err(libc::ECANCELED)));

@@ -30,10 +30,9 @@ pub struct Config {
     pub(crate) test_ring: Option<crate::backend::test_ring::TestRing>,
     /// Entries of the ring's submission queue, where there is a ring: rounded up to a power of two, 256 by default.
     ///
-    /// It bounds how many requests are submitted by one system call. Sixteen times as many may be in
-    /// the kernel; more wait in memory. Requests that wait for a peer keep their place meanwhile: a
-    /// context with thousands of idle connections wants a larger ring, or handlers of descriptors,
-    /// which take no place.
+    /// It bounds how many requests are submitted by one system call. Sixteen times as many on storage may
+    /// be in the kernel, half of that beside many peers; more wait in memory. Requests that wait for a
+    /// peer are not bounded, and keep nothing else waiting.
     pub ring_entries: u32,
     /// Most worker threads for calls that block, at least one; 64 by default. It can be changed later:
     /// [`Handle::set_thread_pool_limits`](crate::Handle::set_thread_pool_limits).

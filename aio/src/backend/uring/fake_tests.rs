@@ -212,6 +212,40 @@ fn watches_are_armed_again_after_the_completion_queue_has_overflown() {
     cx.close();
 }
 
+#[test]
+fn idle_receives_keep_no_room_from_storage_whatever_the_size_of_the_ring() {
+    let kernel = FakeKernel::new(TINY, Faults::default(), 11);
+    let cx = context(&kernel);
+    let file = patterned(1 << 16);
+    let pairs: Vec<_> = (0..40).map(|_| UnixStream::pair().unwrap()).collect();
+    let receives: Vec<_> = pairs
+        .iter()
+        .map(|(ours, _)| {
+            let (cx, ours) = (cx.clone(), Fd::from(ours.try_clone().unwrap()));
+            cx.clone()
+                .spawn(async move { cx.recv(&ours, IoBuf::heap(1), 0..1).await.1.unwrap() })
+        })
+        .collect();
+    cx.block_on(async {
+        for at in 0..8u64 {
+            let (_, read) = cx.read(&file, at * 4096, IoBuf::heap(4096)).await;
+            assert_eq!(read.unwrap(), 4096);
+        }
+    });
+    assert_eq!(kernel.in_flight(), 40);
+    // More end at once than the queue holds.
+    for (_, theirs) in &pairs {
+        (&*theirs).write_all(b"x").unwrap();
+    }
+    cx.block_on(async {
+        for receive in receives {
+            assert_eq!(receive.await, 1);
+        }
+    });
+    assert!(cx.stats().cq_overflows > 0);
+    cx.close();
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Read { at: usize, len: usize },

@@ -9,6 +9,7 @@
 use super::{
     Uring,
     ring::{COPIED, Cqe, MORE, NOTIFICATION, Ring},
+    room::Sort,
 };
 use crate::{
     backend::Events,
@@ -35,13 +36,14 @@ impl<R: Ring> Uring<R> {
         let Some(result) = final_result(request, cqe) else {
             return;
         };
-        self.in_kernel -= completions_of(request);
+        let sort = Sort::of(request.op());
+        self.room.leave(sort, completions_of(request));
         if let Some(place) = request.fixed_file.take() {
             self.files.used(&mut self.ring, place);
         }
         if let Some(again) = tries_again(request, result) {
             request.place = again;
-            self.backlog.push_back(key);
+            self.room.wait(sort, key);
             return;
         }
         let result = match u32::try_from(result) {
