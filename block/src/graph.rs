@@ -170,8 +170,8 @@ impl Graph {
 
     /// Puts `filter`, whose filtered child is `below`, between `below` and its users.
     ///
-    /// The edges named in `keep`, those of the filter itself and those of nodes below the filter stay. The
-    /// others move inside one drained section of `below`, and nothing else is drained: requests that
+    /// The edges that are [to stay](Attachment::staying), those of the filter itself and those of nodes below the
+    /// filter stay. The others move inside one drained section of `below`, and nothing else is drained: requests that
     /// wait there go through the filter afterwards. To do more at the same instant, hold a section
     /// of `below` around this call. Dropping the future changes nothing.
     ///
@@ -183,13 +183,8 @@ impl Graph {
     /// - [`ErrorKind::PermissionConflict`], [`ErrorKind::ReadOnly`]: the users cannot be above the filter, or the
     ///   filter not beside those that stay.
     /// - [`ErrorKind::NotFound`]: a node is not in this graph.
-    pub async fn insert_filter(
-        &self,
-        below: &Node,
-        filter: &Node,
-        keep: &[ChildKey],
-    ) -> Result<(), BlockError> {
-        filter::insert(&self.shared, below, filter, keep).await
+    pub async fn insert_filter(&self, below: &Node, filter: &Node) -> Result<(), BlockError> {
+        filter::insert(&self.shared, below, filter).await
     }
 
     /// Makes all users of `filter` users of its filtered child; the filter stays in the graph, unused.

@@ -63,7 +63,7 @@ pub use error::{BlockError, ErrorKind};
 pub use graph::{
     EdgeInfo, Graph, NodeBuilder,
     blocker::{Blocker, Operation},
-    child::{Attachment, Child, ChildKey, ChildRole},
+    child::{Attachment, Child, ChildRole},
     parent::{DrainWaker, Parent},
     permission::{Permission, PermissionSet, Permissions},
 };

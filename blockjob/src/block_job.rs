@@ -89,7 +89,8 @@ impl BlockJob {
 
     /// Attaches the job to `node`; the edge is the caller's to keep and to drop.
     ///
-    /// `name` is what the edge is to the job: `source`, `target`.
+    /// `name` is what the edge is to the job: `source`, `target`. The edge stays at the node when a filter is put
+    /// above it, whoever does so.
     ///
     /// # Errors
     ///
@@ -102,7 +103,9 @@ impl BlockJob {
         permissions: Permissions,
     ) -> Result<Child, BlockError> {
         let parent: Arc<dyn Parent> = self.shared.clone();
-        let attachment = Attachment::of(&parent, ChildRole::Data, permissions).named(name);
+        let attachment = Attachment::of(&parent, ChildRole::Data, permissions)
+            .named(name)
+            .staying();
         self.shared.graph.attach(node, attachment)
     }
 

@@ -22,7 +22,7 @@ use std::{
 
 use aio::{AioContext, Handle};
 use block::{
-    BlockError, Child, ChildKey, Graph, Node, Operation, Permissions,
+    BlockError, Child, Graph, Node, Operation, Permissions,
     copy::{CopyCounters, CopyOptions, TargetContent},
     nodes::copy_before_write::{
         AddedLatency, CbwHandle, CbwOptions, CopyBeforeWriteNode, OnCbwError,
@@ -153,8 +153,7 @@ impl Backup {
         };
         let block_job = BlockJob::new(&options.job_id, "backup", graph, context);
         block_job.set_speed(options.speed_bytes_per_s);
-        let (held, keep) =
-            Held::make(graph, &block_job, (source, target), &options).map_err(refused)?;
+        let held = Held::make(graph, &block_job, (source, target), &options).map_err(refused)?;
         let filter = held.filter.clone();
         let driver = Arc::new(BackupDriver::new(block_job, held, &options));
         let mut undo = Undo {
@@ -169,7 +168,7 @@ impl Backup {
         let job = undo.job.insert(jobs.create(config)?).clone();
         driver.block_job.bind(&job);
         graph
-            .insert_filter(source, &filter, &[keep])
+            .insert_filter(source, &filter)
             .await
             .map_err(refused)?;
         undo.disarm();
@@ -245,14 +244,12 @@ struct Held {
 
 impl Held {
     /// Builds the filter and attaches the job; nobody's requests go through the filter yet.
-    ///
-    /// Also names the job's edge to the source, which is not to move above the filter.
     fn make(
         graph: &Graph,
         block_job: &BlockJob,
         (source, target): (&Node, &Node),
         options: &BackupOptions,
-    ) -> Result<(Self, ChildKey), BlockError> {
+    ) -> Result<Self, BlockError> {
         graph.check_operation(source, Operation::BackupSource)?;
         graph.check_operation(target, Operation::BackupTarget)?;
         let cbw_options = CbwOptions {
@@ -276,7 +273,7 @@ impl Held {
             engine: Arc::new(engine),
         };
         match held.attach(block_job, (source, target)) {
-            Ok(keep) => Ok((held, keep)),
+            Ok(()) => Ok(held),
             Err(error) => {
                 held.forget(block_job);
                 Err(error)
@@ -288,16 +285,14 @@ impl Held {
         &mut self,
         block_job: &BlockJob,
         (source, target): (&Node, &Node),
-    ) -> Result<ChildKey, BlockError> {
-        let at_source = block_job.attach(source, "source", Permissions::IDLE)?;
-        let keep = at_source.key();
-        self.edges.push(at_source);
-        self.edges
-            .push(block_job.attach(target, "target", Permissions::IDLE)?);
+    ) -> Result<(), BlockError> {
+        for (node, name) in [(source, "source"), (target, "target")] {
+            let edge = block_job.attach(node, name, Permissions::IDLE)?;
+            self.edges.push(edge);
+        }
         block_job.block_operations(source, &[Operation::BackupSource])?;
         block_job.block_operations(target, &[])?;
-        block_job.block_operations(&self.filter, &[])?;
-        Ok(keep)
+        block_job.block_operations(&self.filter, &[])
     }
 
     /// Takes the filter, above which nobody is, out of the graph, and lets go of everything.

@@ -825,7 +825,7 @@ fn a_filter_comes_and_goes_under_load() {
             scope.spawn(|| write_until(&mut client, &stop));
             let (graph, node, above) = (world.graph.clone(), world.node.clone(), filter.clone());
             world
-                .run(move |_| async move { graph.insert_filter(&node, &above, &[]).await })
+                .run(move |_| async move { graph.insert_filter(&node, &above).await })
                 .unwrap();
             world.wait_until(|| watched.seen().len() > 20);
             let (graph, above) = (world.graph.clone(), filter.clone());

@@ -53,7 +53,7 @@ impl ChildRole {
 
 /// Identity of an edge within its graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChildKey(pub(super) u64);
+pub(super) struct ChildKey(pub(super) u64);
 
 /// How a user wants to hold a node; see [`Graph::attach`](super::Graph::attach).
 #[derive(Clone)]
@@ -63,6 +63,16 @@ pub struct Attachment {
     pub(super) role: ChildRole,
     pub(super) permissions: Permissions,
     pub(super) listener: Option<Weak<dyn Parent>>,
+    pub(super) placement: Placement,
+}
+
+/// Where an edge goes when a filter is put above its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Placement {
+    /// Above the filter: the user is to see what the filter makes of the node.
+    Follows,
+    /// Nowhere: the user means this node.
+    Stays,
 }
 
 impl Attachment {
@@ -76,6 +86,7 @@ impl Attachment {
             role,
             permissions,
             listener: None,
+            placement: Placement::Follows,
         }
     }
 
@@ -97,6 +108,17 @@ impl Attachment {
             ..self
         }
     }
+
+    /// The same, staying at the node when a filter is put above it, as the edges of jobs do.
+    ///
+    /// An edge to a filter leaves it all the same when the filter is taken out.
+    #[must_use]
+    pub fn staying(self) -> Self {
+        Self {
+            placement: Placement::Stays,
+            ..self
+        }
+    }
 }
 
 impl fmt::Debug for Attachment {
@@ -107,6 +129,7 @@ impl fmt::Debug for Attachment {
             .field("role", &self.role)
             .field("permissions", &self.permissions)
             .field("is_told_of_drains", &self.listener.is_some())
+            .field("placement", &self.placement)
             .finish()
     }
 }
@@ -187,12 +210,6 @@ pub struct Child {
 }
 
 impl Child {
-    /// Identity of this edge, to name it in a graph change.
-    #[must_use]
-    pub fn key(&self) -> ChildKey {
-        self.edge.key
-    }
-
     /// The node the edge points at, now.
     #[must_use]
     pub fn node(&self) -> Node {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::{
     Shared,
-    child::ChildKey,
     state::{Move, State},
 };
 use crate::{
@@ -20,7 +19,6 @@ pub(super) async fn insert(
     graph: &Arc<Shared>,
     below: &Node,
     filter: &Node,
-    keep: &[ChildKey],
 ) -> Result<(), BlockError> {
     if below.len_bytes() != filter.len_bytes() {
         return Err(BlockError::new(
@@ -34,10 +32,7 @@ pub(super) async fn insert(
             ),
         ));
     }
-    move_users(graph, below, |state| {
-        state.plan_insertion(below, filter, keep)
-    })
-    .await
+    move_users(graph, below, |state| state.plan_insertion(below, filter)).await
 }
 
 pub(super) async fn remove(graph: &Arc<Shared>, filter: &Node) -> Result<(), BlockError> {

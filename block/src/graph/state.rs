@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     blocker::{BlockerKey, Blockers, Operation},
-    child::{Attachment, ChildKey, ChildRole, Edge},
+    child::{Attachment, ChildKey, ChildRole, Edge, Placement},
     parent::{Notice, NoticeKind, Parent},
     permission::{EdgeFacts, Effective, Permission, Table},
 };
@@ -152,12 +152,7 @@ impl State {
     }
 
     /// The edges that would move if `filter` were put above `below`, checked.
-    pub(super) fn plan_insertion(
-        &self,
-        below: &Node,
-        filter: &Node,
-        keep: &[ChildKey],
-    ) -> Result<Move, BlockError> {
+    pub(super) fn plan_insertion(&self, below: &Node, filter: &Node) -> Result<Move, BlockError> {
         self.entry(below)?;
         self.entry(filter)?;
         if self.filtered_child(filter).as_ref() != Some(below) {
@@ -169,7 +164,7 @@ impl State {
             return Err(BlockError::new(ErrorKind::Invalid, what));
         }
         let moves = |edge: &Edge| {
-            let stays = keep.contains(&edge.key)
+            let stays = edge.attachment.placement == Placement::Stays
                 || edge
                     .owner
                     .is_some_and(|owner| self.is_below(filter.id(), owner));

@@ -217,7 +217,8 @@ fn a_request_given_up_at_the_gate_leaves_nothing_behind() {
 fn job_edge(graph: &Graph, node: &Node, parent: &Arc<CountingParent>) -> Child {
     let parent: Arc<dyn Parent> = parent.clone();
     let attachment = Attachment::of(&parent, ChildRole::Primary, Permissions::uses(&[READ]));
-    graph.attach(node, attachment.named("source")).unwrap()
+    let attachment = attachment.named("source").staying();
+    graph.attach(node, attachment).unwrap()
 }
 
 /// The job may need any number of requests to come to a pause point, so the gate is still open then.
@@ -321,7 +322,7 @@ fn a_request_held_at_the_gate_goes_through_the_filter_that_was_put_in() {
         let section = w.graph.drain(std::slice::from_ref(&w.node)).await;
         let held = w.start_write(&guest).await;
 
-        w.graph.insert_filter(&w.node, &filter, &[]).await.unwrap();
+        w.graph.insert_filter(&w.node, &filter).await.unwrap();
         settle(&w.cx).await;
         assert_eq!(w.disk.writes(), 0, "still held below the filter");
         assert_eq!(filter.in_flight(), 1, "and has left the old entrance");
@@ -342,10 +343,7 @@ fn a_filter_comes_and_goes() {
         let job = job_edge(&w.graph, &w.node, &parent);
         let filter = pass_over(&w.graph, "f", &w.node);
 
-        w.graph
-            .insert_filter(&w.node, &filter, &[job.key()])
-            .await
-            .unwrap();
+        w.graph.insert_filter(&w.node, &filter).await.unwrap();
         assert_eq!((guest.node(), job.node()), (filter.clone(), w.node.clone()));
         assert_eq!(w.graph.filtered_child(&filter), Some(w.node.clone()));
         write(&guest, &w.cx, 0, 512, 1).await;
@@ -371,15 +369,18 @@ fn filters_stack_and_leave_in_any_order() {
     let w = world();
     w.run(async {
         let guest = w.guest();
+        let parent = Arc::new(CountingParent::default());
+        let job = job_edge(&w.graph, &w.node, &parent);
         let first = pass_over(&w.graph, "f1", &w.node);
-        w.graph.insert_filter(&w.node, &first, &[]).await.unwrap();
+        w.graph.insert_filter(&w.node, &first).await.unwrap();
         let second = pass_over(&w.graph, "f2", &w.node);
-        w.graph.insert_filter(&w.node, &second, &[]).await.unwrap();
+        w.graph.insert_filter(&w.node, &second).await.unwrap();
 
         write(&guest, &w.cx, 0, 512, 1).await;
         assert_eq!(guest.node(), first);
         assert_eq!(w.graph.filtered_child(&first), Some(second.clone()));
         assert_eq!(second.statistics().writes, 1);
+        assert_eq!(job.node(), w.node, "the job means this node");
 
         w.graph.remove_filter(&first).await.unwrap();
         assert_eq!(guest.node(), second);
@@ -395,7 +396,7 @@ fn a_writer_below_the_filter_is_refused() {
     w.run(async {
         let guest = w.guest();
         let filter = pass_over(&w.graph, "f", &w.node);
-        w.graph.insert_filter(&w.node, &filter, &[]).await.unwrap();
+        w.graph.insert_filter(&w.node, &filter).await.unwrap();
         let late = || Attachment::new("export 'late'", ChildRole::Primary, writer());
 
         let refused = w.graph.attach(&w.node, late()).unwrap_err();
@@ -426,16 +427,14 @@ fn a_filter_that_conflicts_changes_nothing() {
     let w = world();
     w.run(async {
         let guest = w.guest();
-        let stays = attach(&w.graph, &w.node, "export 'stays'", writer());
+        let stays = Attachment::new("export 'stays'", ChildRole::Primary, writer()).staying();
+        let _stays = w.graph.attach(&w.node, stays).unwrap();
         let parent = Arc::new(CountingParent::default());
         let _job = job_edge(&w.graph, &w.node, &parent);
         let filter = pass_over(&w.graph, "f", &w.node);
         let before = w.graph.edges();
 
-        let refused = w
-            .graph
-            .insert_filter(&w.node, &filter, &[stays.key()])
-            .await;
+        let refused = w.graph.insert_filter(&w.node, &filter).await;
 
         assert_eq!(kind(refused), ErrorKind::PermissionConflict);
         assert_eq!(w.graph.edges(), before);
@@ -454,7 +453,7 @@ fn a_filter_that_is_removed_during_the_drain_is_not_inserted() {
         let filter = pass_over(&w.graph, "f", &w.node);
         w.disk.hold();
         let in_flight = w.start_write(&guest).await;
-        let mut inserting = pin!(w.graph.insert_filter(&w.node, &filter, &[]));
+        let mut inserting = pin!(w.graph.insert_filter(&w.node, &filter));
         assert!(poll_once(inserting.as_mut()).is_pending());
         w.graph.remove_node(&filter).unwrap();
 
@@ -477,7 +476,7 @@ fn an_insertion_given_up_half_way_changes_nothing() {
         w.disk.hold();
         let in_flight = w.start_write(&guest).await;
         {
-            let mut inserting = pin!(w.graph.insert_filter(&w.node, &filter, &[]));
+            let mut inserting = pin!(w.graph.insert_filter(&w.node, &filter));
             assert!(poll_once(inserting.as_mut()).is_pending());
         }
         w.disk.release();
@@ -511,7 +510,7 @@ fn edges_from_below_the_filter_stay() {
         let target = w.graph.add_node(None, PassNode(target)).unwrap();
         let filter = builder.finish(PassNode(file));
 
-        w.graph.insert_filter(&w.node, &filter, &[]).await.unwrap();
+        w.graph.insert_filter(&w.node, &filter).await.unwrap();
 
         assert_eq!(guest.node(), filter);
         let edges = w.graph.edges();
@@ -539,20 +538,11 @@ fn only_a_filter_of_the_node_can_be_put_above_it() {
             .unwrap();
 
         let invalid = ErrorKind::Invalid;
-        assert_eq!(
-            kind(w.graph.insert_filter(&w.node, &filter, &[]).await),
-            invalid
-        );
-        assert_eq!(
-            kind(w.graph.insert_filter(&w.node, &other, &[]).await),
-            invalid
-        );
-        assert_eq!(
-            kind(w.graph.insert_filter(&w.node, &short, &[]).await),
-            invalid
-        );
+        assert_eq!(kind(w.graph.insert_filter(&w.node, &filter).await), invalid);
+        assert_eq!(kind(w.graph.insert_filter(&w.node, &other).await), invalid);
+        assert_eq!(kind(w.graph.insert_filter(&w.node, &short).await), invalid);
         assert_eq!(kind(w.graph.remove_filter(&other).await), invalid);
-        let strange = w.graph.insert_filter(&w.node, &stranger, &[]).await;
+        let strange = w.graph.insert_filter(&w.node, &stranger).await;
         assert_eq!(kind(strange), ErrorKind::NotFound);
     });
 }
@@ -745,7 +735,7 @@ fn write_much(child: Child, index: u8, writes: u64) {
 async fn filter_comes_and_goes(w: &World, both: &[Node; 2], filter: &Node) {
     let section = w.graph.drain(&both[..1]).await;
     let before = w.node.statistics().writes;
-    w.graph.insert_filter(&w.node, filter, &[]).await.unwrap();
+    w.graph.insert_filter(&w.node, filter).await.unwrap();
     std::thread::yield_now();
     assert_eq!(
         w.node.statistics().writes,
