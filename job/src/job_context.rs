@@ -7,6 +7,7 @@ use aio::AioContext;
 use crate::{
     event::JobEvent,
     job::Job,
+    moment::JobMoment,
     progress::ProgressMeter,
     record::{Body, Until},
     status::JobStatus,
@@ -62,6 +63,7 @@ impl JobContext {
         self.job.shared.update(|state| {
             state.move_to(key, JobStatus::Ready);
             state.emit(key, JobEvent::Ready);
+            state.note_moment(key, JobMoment::Ready);
         });
     }
 

@@ -7,6 +7,7 @@
 //! Events are queued under the lock, so their order is that of the changes. They are delivered on
 //! the main context only, one at a time: at once where the change was made there, else by a bottom
 //! half. A change made inside a subscriber is delivered after the event at hand.
+//! Moments of single jobs go the same way.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,12 +21,25 @@ use aio::Handle;
 use crate::{
     event::{EventJob, JobEvent},
     history::{History, JobHistoryEntry},
+    job::Job,
+    moment::{JobMoment, Notifier, NotifierKey},
     record::{Body, Key, Record, Until},
     status::JobStatus,
     transaction::Group,
 };
 
 pub(crate) type Subscriber = Arc<dyn Fn(&JobEvent) + Send + Sync>;
+
+/// Something that the main context is to tell.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// To all subscribers.
+    Event(JobEvent),
+    /// To one who waits for it.
+    Moment(NotifierKey),
+    /// Nothing more of this job.
+    Forgotten(Key),
+}
 
 /// How far the delivery of queued events is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,8 +65,11 @@ pub(crate) struct State {
     /// Transactions with members.
     pub(crate) groups: BTreeMap<Key, Group>,
     pub(crate) subscribers: Vec<(Key, Subscriber)>,
+    /// Those who wait for moments of jobs.
+    pub(crate) notifiers: BTreeMap<NotifierKey, Notifier>,
+    /// What is still to be told, oldest first.
+    pub(crate) words: VecDeque<Word>,
     last_key: Key,
-    events: VecDeque<JobEvent>,
     delivery: Delivery,
     /// To be woken after the unlock.
     wakers: Vec<Waker>,
@@ -88,7 +105,7 @@ impl State {
     /// Queues an event, unless the job is internal.
     pub(crate) fn emit(&mut self, key: Key, event: impl FnOnce(EventJob) -> JobEvent) {
         if let Some(job) = self.record(key).cell.event_job() {
-            self.events.push_back(event(job));
+            self.words.push_back(Word::Event(event(job)));
         }
     }
 
@@ -112,8 +129,12 @@ impl State {
     pub(crate) fn poll_wait(&mut self, key: Key, until: Until, waker: &Waker) -> bool {
         let record = self.record(key);
         if !record.is_over(until) {
+            let was_busy = record.is_busy();
             record.body = Body::Waiting(waker.clone());
             self.wake_watchers(key);
+            if was_busy {
+                self.note_moment(key, JobMoment::Idle);
+            }
             return false;
         }
         record.body = Body::Busy;
@@ -155,7 +176,12 @@ impl State {
 
     /// The body has come to another point of its life.
     pub(crate) fn set_body(&mut self, key: Key, body: Body) {
-        self.record(key).body = body;
+        let record = self.record(key);
+        let was_busy = record.is_busy();
+        record.body = body;
+        if was_busy && !record.is_busy() {
+            self.note_moment(key, JobMoment::Idle);
+        }
         self.wake_watchers(key);
     }
 
@@ -167,6 +193,7 @@ impl State {
             self.ids.remove(id);
         }
         let evicted = self.history.note(&record);
+        self.end_moments(key);
         self.forgotten.push((record, evicted));
     }
 
@@ -209,7 +236,7 @@ impl Shared {
         let out = change(&mut state);
         let wakers = std::mem::take(&mut state.wakers);
         let forgotten = std::mem::take(&mut state.forgotten);
-        let undelivered = !state.events.is_empty();
+        let undelivered = !state.words.is_empty();
         drop(state);
 
         drop(forgotten);
@@ -236,8 +263,8 @@ impl Shared {
         self.main.schedule(move |_main| shared.deliver());
     }
 
-    /// Hands queued events to the subscribers, oldest first. Main context only.
-    fn deliver(&self) {
+    /// Tells what is queued to those who want to hear it, oldest first. Main context only.
+    fn deliver(self: &Arc<Self>) {
         {
             let mut state = self.lock();
             if state.delivery == Delivery::Running {
@@ -245,22 +272,43 @@ impl Shared {
             }
             state.delivery = Delivery::Running;
         }
-        while let Some((event, subscribers)) = self.next_event() {
-            for subscriber in subscribers {
-                subscriber(&event);
+        while let Some(word) = self.next_word() {
+            match word {
+                Word::Event(event) => self.tell(&event),
+                Word::Moment(key) => self.tell_moment(key),
+                Word::Forgotten(job) => {
+                    let notifiers = self.lock().take_notifiers(job);
+                    // Outside of the lock, since what a callback holds may be a job.
+                    drop(notifiers);
+                }
             }
         }
     }
 
-    /// The oldest event with those who hear it; `None` ends the delivery.
-    fn next_event(&self) -> Option<(JobEvent, Vec<Subscriber>)> {
+    /// The oldest word; `None` ends the delivery.
+    fn next_word(&self) -> Option<Word> {
         let mut state = self.lock();
-        let Some(event) = state.events.pop_front() else {
+        let word = state.words.pop_front();
+        if word.is_none() {
             state.delivery = Delivery::Idle;
-            return None;
-        };
-        let subscribers = state.subscribers.iter().map(|(_, s)| s.clone()).collect();
-        Some((event, subscribers))
+        }
+        word
+    }
+
+    fn tell(&self, event: &JobEvent) {
+        let all = |state: &State| state.subscribers.iter().map(|(_, s)| s.clone()).collect();
+        let subscribers: Vec<Subscriber> = all(&self.lock());
+        for subscriber in subscribers {
+            subscriber(event);
+        }
+    }
+
+    fn tell_moment(self: &Arc<Self>, key: NotifierKey) {
+        let called = self.lock().take_moment(key);
+        if let Some((cell, callback)) = called {
+            let shared = self.clone();
+            callback(&Job { shared, cell });
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -23,6 +23,7 @@ use crate::{
     cancel::request_cancel,
     error::JobError,
     event::JobEvent,
+    moment::JobMoment,
     outcome::JobOutcome,
     record::{Body, JobCell, Key},
     registry::Trigger,
@@ -249,6 +250,7 @@ impl State {
             if self.record(member).cell.finalize == Trigger::Manual {
                 is_manual = true;
                 self.emit(member, JobEvent::Pending);
+                self.note_moment(member, JobMoment::Pending);
             }
         }
         if is_manual {
@@ -315,9 +317,13 @@ impl State {
     fn emit_end(&mut self, key: Key, outcome: &JobOutcome) {
         let error = outcome.error().cloned();
         match outcome {
-            JobOutcome::Cancelled(_) => self.emit(key, JobEvent::Cancelled),
+            JobOutcome::Cancelled(_) => {
+                self.emit(key, JobEvent::Cancelled);
+                self.note_moment(key, JobMoment::FinalizeCancelled);
+            }
             JobOutcome::Completed | JobOutcome::Failed(_) => {
                 self.emit(key, |job| JobEvent::Completed { job, error });
+                self.note_moment(key, JobMoment::FinalizeCompleted);
             }
         }
     }

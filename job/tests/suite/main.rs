@@ -5,6 +5,7 @@ mod extension;
 mod history;
 mod lifecycle;
 mod model;
+mod moment;
 mod pause;
 mod pause_all;
 mod threads;
