@@ -28,9 +28,12 @@ use crate::{
     node_driver::{RequestFlags, Way},
 };
 
+mod edge;
 mod ledger;
 mod report;
 
+use edge::Held;
+pub use edge::{CopyEdge, Keeper};
 pub use ledger::Claim;
 use ledger::{Ledger, Step};
 pub use report::{CopyClass, CopyCounters, CopyError, CopySide, Outcome};
@@ -63,10 +66,13 @@ pub struct CopyOptions {
 /// The shared state of one point-in-time copy from one node to another of the same length.
 ///
 /// Any thread; each method's I/O runs on the context it is given.
+///
+/// A copy that is no longer wanted is [given up](Self::give_up), since requests that never return cannot
+/// be waited for.
 #[derive(Debug)]
 pub struct BlockCopy {
-    source: Child,
-    target: Child,
+    source: Held,
+    target: Held,
     options: CopyOptions,
     len_bytes: u64,
     /// Most bytes of one read and write.
@@ -104,8 +110,8 @@ impl BlockCopy {
         let transfer = from.transfer_bytes_max.min(to.transfer_bytes_max);
         let piece_bytes = CHUNK_BYTES.min(u64::from(transfer / align) * u64::from(align));
         Ok(Self {
-            source,
-            target,
+            source: Held::new(source),
+            target: Held::new(target),
             options,
             len_bytes: from.len_bytes,
             piece_bytes: piece_bytes.max(u64::from(align)),
@@ -115,16 +121,56 @@ impl BlockCopy {
         })
     }
 
-    /// The edge that is read.
+    /// The edge that is read, unless the copy was given up. Not to be kept: it would stay in the graph.
     #[must_use]
-    pub fn source(&self) -> &Child {
-        &self.source
+    pub fn source(&self) -> Option<Arc<CopyEdge>> {
+        self.source.get()
     }
 
-    /// The edge that is written. Nothing here flushes it: that is for whoever calls the copy complete.
+    /// The edge that is written, unless the copy was given up. Not to be kept, as above.
     #[must_use]
-    pub fn target(&self) -> &Child {
-        &self.target
+    pub fn target(&self) -> Option<Arc<CopyEdge>> {
+        self.target.get()
+    }
+
+    /// Moves nothing any more, and lets go of both edges.
+    ///
+    /// Requests under way keep the edge they need until they are back, which may be never. A write
+    /// among them may change the target at any time until then, so `keeper` is dropped with the last of them: it
+    /// is to keep others from the target. If there is none, it goes at once.
+    ///
+    /// The first call counts; the keepers of others are dropped.
+    pub fn give_up(&self, keeper: Keeper) {
+        self.target.let_go(Some(keeper));
+        self.source.let_go(None);
+    }
+
+    /// Whether the copy was given up.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.target.is_let_go()
+    }
+
+    /// Makes stable what has been written to the target: for whoever calls the copy complete.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the node driver says; [`GivenUp`](ErrorKind::GivenUp).
+    pub async fn flush(&self, cx: &AioContext) -> Result<(), BlockError> {
+        match self.target() {
+            Some(target) => target.flush(cx).await,
+            None => Err(given_up()),
+        }
+    }
+
+    fn to_read(&self) -> Result<Arc<CopyEdge>, CopyError> {
+        let source = self.source.get();
+        source.ok_or_else(|| CopyError::new(CopySide::Read, given_up()))
+    }
+
+    fn to_write(&self) -> Result<Arc<CopyEdge>, CopyError> {
+        let target = self.target.get();
+        target.ok_or_else(|| CopyError::new(CopySide::Write, given_up()))
     }
 
     /// Length of both nodes in bytes.
@@ -176,9 +222,10 @@ impl BlockCopy {
     ///
     /// # Errors
     ///
-    /// The node's error, and on which side it happened.
+    /// The node's error, and on which side it happened; [`GivenUp`](ErrorKind::GivenUp) if the copy was given
+    /// up meanwhile, whatever side comes with it.
     pub async fn copy(&self, cx: &AioContext, mut claim: Claim) -> Result<Outcome, CopyError> {
-        let status = self.narrow(cx, &mut claim).await;
+        let status = self.narrow(cx, &mut claim).await?;
         let range = claim.range();
         let mut tally = Tally::default();
         let class = match (status, self.options.target_content) {
@@ -196,11 +243,12 @@ impl BlockCopy {
     }
 
     /// Finds out what the claim begins with, and gives back what goes beyond it.
-    async fn narrow(&self, cx: &AioContext, claim: &mut Claim) -> Found {
+    async fn narrow(&self, cx: &AioContext, claim: &mut Claim) -> Result<Found, CopyError> {
         let range = claim.range();
         let cluster = self.cluster_bytes();
         let one_cluster = (Found::Data, cluster);
-        let (found, len) = match self.source.extent(cx, range).await {
+        let extent = self.to_read()?.extent(cx, range).await;
+        let (found, len) = match extent {
             Ok(extent) if extent.status == AllocationStatus::Zero => {
                 if extent.len_bytes >= range.len() {
                     (Found::Zero, range.len())
@@ -219,7 +267,7 @@ impl BlockCopy {
             Err(_) => one_cluster,
         };
         claim.keep(len);
-        found
+        Ok(found)
     }
 
     /// Most data of one claim: whole clusters.
@@ -232,7 +280,7 @@ impl BlockCopy {
             may_unmap: true,
             ..RequestFlags::default()
         };
-        let result = self.target.write_zeroes(cx, range, flags).await;
+        let result = self.to_write()?.write_zeroes(cx, range, flags).await;
         result.map_err(|error| CopyError::new(CopySide::Write, error))
     }
 
@@ -248,10 +296,10 @@ impl BlockCopy {
         while at < range.end() {
             let len = (range.end() - at).min(self.piece_bytes);
             buf.set_len(in_memory(len));
-            let (filled, read) = self.source.read(cx, at, buf).await;
+            let (filled, read) = self.to_read()?.read(cx, at, buf).await;
             let read = read.map_err(|error| CopyError::new(CopySide::Read, error))?;
             let flags = RequestFlags::default();
-            let (back, written) = self.target.write(cx, at, filled, flags).await;
+            let (back, written) = self.to_write()?.write(cx, at, filled, flags).await;
             let written = written.map_err(|error| CopyError::new(CopySide::Write, error))?;
             buf = back;
             let way = read.max(written);
@@ -288,6 +336,11 @@ impl BlockCopy {
     pub fn needs_copy(&self, range: ByteRange) -> bool {
         self.ledger.has_uncopied(range)
     }
+}
+
+/// The error of whatever is asked of a copy that was given up.
+pub(crate) fn given_up() -> BlockError {
+    BlockError::new(ErrorKind::GivenUp, "the copy was given up")
 }
 
 /// What a claim begins with.

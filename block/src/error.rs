@@ -28,6 +28,8 @@ pub enum ErrorKind {
     NoSpace,
     /// A time limit ran out.
     TimedOut,
+    /// What this was part of has been given up.
+    GivenUp,
     /// The kernel, the device or the peer failed.
     Io,
 }

@@ -387,8 +387,7 @@ impl BackupDriver {
     async fn copy_all(&self, job: &JobContext) -> Result<(), JobError> {
         let (cbw, engine) = self.tools().expect("held until clean");
         engine.run(job, || whole(&cbw)).await?;
-        let target = cbw.block_copy().target();
-        while let Err(error) = target.flush(job.context()).await {
+        while let Err(error) = cbw.block_copy().flush(job.context()).await {
             let policy = match self.policies.target {
                 // A job that says that it is complete without a flush would lie.
                 OnError::Ignore => OnError::Report,

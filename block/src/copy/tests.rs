@@ -1,7 +1,9 @@
 //! The copy: what is copied exactly once, given back, retried; and never past the end.
 
+use std::sync::{Arc, Weak};
+
 use super::{
-    BlockCopy, CopyClass, CopyCounters, CopyOptions, CopySide, TargetContent,
+    BlockCopy, CopyClass, CopyCounters, CopyOptions, CopySide, Keeper, TargetContent,
     testing::{CLUSTER, Disks, attach, cluster, clusters, on_each_backend, read, settle},
 };
 use crate::{
@@ -177,8 +179,8 @@ fn an_extent_that_ends_within_a_cluster_hides_no_data() {
 
         let copy = BlockCopy::new(from, to, CopyOptions::default()).unwrap();
         copy.ensure_copied(&cx, whole).await.unwrap();
-        let expected = read(copy.source(), &cx, whole).await;
-        assert!(read(copy.target(), &cx, whole).await == expected);
+        let expected = read(&copy.source().unwrap(), &cx, whole).await;
+        assert!(read(&copy.target().unwrap(), &cx, whole).await == expected);
         assert_eq!(copy.counters().zero_bytes, CLUSTER);
     });
 }
@@ -386,5 +388,83 @@ fn a_large_cluster_is_copied_in_pieces() {
         assert_eq!(longest.max(), Some(1 << 20));
         let expected = disks.content(&cx, &disks.source).await;
         assert!(disks.content(&cx, &disks.target).await == expected);
+    });
+}
+
+/// Says whether a keeper that was handed out is still there.
+fn keeper() -> (Keeper, Weak<()>) {
+    let mark = Arc::new(());
+    let watch = Arc::downgrade(&mark);
+    (Box::new(mark), watch)
+}
+
+/// Names of the nodes that edges other than those of the disks themselves point at.
+fn used(disks: &Disks) -> Vec<String> {
+    let edges = disks.graph.edges().into_iter();
+    let of_copy = edges.filter(|edge| edge.parent == "test");
+    of_copy.map(|edge| edge.node).collect()
+}
+
+#[test]
+fn a_copy_that_is_given_up_leaves_the_target_to_its_last_write_and_the_source_to_nobody() {
+    on_each_backend(|cx| async move {
+        let disks = Disks::new(4 << 20);
+        disks.fill(&cx, &disks.source, disks.whole(), 1).await;
+        let copy = disks.copy(CopyOptions::default()).unwrap();
+        disks
+            .at_target
+            .add(FaultRule::nth(FaultOp::Write, 1, FaultAction::Hold));
+        let (one, home) = (copy.clone(), cx.clone());
+        let stuck = cx.spawn(async move { one.ensure_copied(&home, clusters(0, 64)).await });
+        let held = disks.at_target.wait_held(1).await;
+        let (kept, is_kept) = keeper();
+
+        copy.give_up(kept);
+
+        assert!(copy.is_given_up() && copy.source().is_none() && copy.target().is_none());
+        assert_eq!(used(&disks), ["target"]);
+        assert!(is_kept.upgrade().is_some());
+        let refused = copy.ensure_copied(&cx, cluster(63)).await.unwrap_err();
+        assert_eq!(refused.error().kind(), ErrorKind::GivenUp);
+        assert_eq!(
+            copy.flush(&cx).await.unwrap_err().kind(),
+            ErrorKind::GivenUp
+        );
+        // Another one gives it up too: the first keeper stays.
+        let (second, is_kept_too) = keeper();
+        copy.give_up(second);
+        assert!(is_kept.upgrade().is_some() && is_kept_too.upgrade().is_none());
+
+        disks.at_target.release(held[0].id);
+        stuck.await.unwrap_err();
+        assert!(is_kept.upgrade().is_none() && used(&disks).is_empty());
+        let written = disks.at_target.seen();
+        let written = written.iter().filter(|(op, _)| *op == FaultOp::Write);
+        assert_eq!(written.count(), 1, "and that was the last");
+    });
+}
+
+#[test]
+fn a_stuck_read_of_a_copy_that_is_given_up_keeps_nobody_from_the_target() {
+    on_each_backend(|cx| async move {
+        let disks = Disks::new(4 * CLUSTER);
+        disks.fill(&cx, &disks.source, disks.whole(), 1).await;
+        let copy = disks.copy(CopyOptions::default()).unwrap();
+        let hold = FaultRule::nth(FaultOp::Read, 1, FaultAction::Hold);
+        disks.at_source.add(hold);
+        let (one, home) = (copy.clone(), cx.clone());
+        let stuck = cx.spawn(async move { one.ensure_copied(&home, cluster(0)).await });
+        let held = disks.at_source.wait_held(1).await;
+        let (kept, is_kept) = keeper();
+
+        copy.give_up(kept);
+
+        assert!(is_kept.upgrade().is_none());
+        assert_eq!(used(&disks), ["source"]);
+        disks.at_source.release(held[0].id);
+        stuck.await.unwrap_err();
+        assert!(used(&disks).is_empty());
+        let seen = disks.at_target.seen();
+        assert!(!seen.iter().any(|(op, _)| *op == FaultOp::Write));
     });
 }

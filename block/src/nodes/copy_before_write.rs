@@ -1,7 +1,7 @@
 //! `copy-before-write`: a filter that saves old data to a target before a guest write changes it.
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     io,
     pin::pin,
     sync::{
@@ -15,8 +15,8 @@ use aio::{AioContext, IoBuf};
 
 use crate::{
     allocation::{ByteRange, Extent},
-    copy::{BlockCopy, CopyError, CopyOptions},
-    error::BlockError,
+    copy::{self, BlockCopy, CopyEdge, CopyError, CopyOptions, Keeper},
+    error::{BlockError, ErrorKind},
     graph::{
         Graph,
         child::ChildRole,
@@ -24,6 +24,7 @@ use crate::{
     },
     node::Node,
     node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred},
+    wait::WaitList,
 };
 
 /// What gives way when old data cannot be saved.
@@ -54,6 +55,8 @@ pub struct CbwOptions {
 #[derive(Debug, Default)]
 pub struct SnapshotState {
     failure: OnceLock<BlockError>,
+    /// Those who save old data for a guest that need not wait for them once the snapshot is broken.
+    saving: WaitList,
 }
 
 impl SnapshotState {
@@ -67,6 +70,11 @@ impl SnapshotState {
     fn break_with(&self, error: BlockError) {
         // An error that is not the first adds nothing.
         let _ = self.failure.set(error);
+        self.saving.wake_all();
+    }
+
+    async fn broken(&self) {
+        self.saving.until(|| self.failure.get().is_some()).await;
     }
 }
 
@@ -90,7 +98,8 @@ struct Latency {
 
 /// What the users of a filter hold on to: the copy, its state, its cost. Cheap to clone; any thread.
 ///
-/// The copy holds the filter's edges to source and target: drop every handle when the filter goes.
+/// The copy holds the filter's edges to source and target: drop every handle when the filter goes, or
+/// [give it up](Self::give_up).
 #[derive(Clone, Debug)]
 pub struct CbwHandle {
     copy: Arc<BlockCopy>,
@@ -111,6 +120,15 @@ impl CbwHandle {
         &self.snapshot
     }
 
+    /// Nobody wants the snapshot any more: guests go on at once, and the filter passes everything through.
+    ///
+    /// Old data that is being saved for guests is left to itself, as [`BlockCopy::give_up`] says.
+    pub fn give_up(&self, keeper: Keeper) {
+        let error = BlockError::new(ErrorKind::GivenUp, "the snapshot was given up");
+        self.snapshot.break_with(error);
+        self.copy.give_up(keeper);
+    }
+
     /// What the filter has cost guest requests so far.
     #[must_use]
     pub fn added_latency(&self) -> AddedLatency {
@@ -126,26 +144,17 @@ impl CbwHandle {
 /// data of every cluster they touch is copied. All else passes through.
 ///
 /// Dropping a guest request's future gives back what it was saving; the request itself has not
-/// reached the source then. With a time limit, saving goes on in the background after it ran
-/// out, and keeps the copy and its edges alive.
+/// reached the source then. If a guest goes on before its old data is saved, because time ran out or
+/// the snapshot is broken, saving goes on in the background and keeps the copy and its edges alive.
 #[derive(Debug)]
 pub struct CopyBeforeWriteNode {
+    /// The copy's edge, held also for when the copy is given up.
+    source: Arc<CopyEdge>,
     shared: CbwHandle,
     options: CbwOptions,
 }
 
 impl CopyBeforeWriteNode {
-    /// A filter over the source of `copy`; whole clusters of old data go to its target.
-    #[must_use]
-    pub fn new(copy: Arc<BlockCopy>, options: CbwOptions) -> Self {
-        let shared = CbwHandle {
-            copy,
-            snapshot: Arc::default(),
-            latency: Arc::default(),
-        };
-        Self { shared, options }
-    }
-
     /// Adds a filter node over `source` that saves to `target`, ready for [`Graph::insert_filter`].
     ///
     /// Its edges count while the filter is used. Nobody may then write the source past the
@@ -169,15 +178,19 @@ impl CopyBeforeWriteNode {
         let source = builder.attach(source, "file", ChildRole::Filtered, reads)?;
         let target = builder.attach(target, "target", ChildRole::Data, writes)?;
         let copy = BlockCopy::new(source, target, options.copy)?;
-        let filter = Self::new(Arc::new(copy), options);
-        let handle = filter.handle();
+        let source = copy.source().ok_or_else(copy::given_up)?;
+        let shared = CbwHandle {
+            copy: Arc::new(copy),
+            snapshot: Arc::default(),
+            latency: Arc::default(),
+        };
+        let handle = shared.clone();
+        let filter = Self {
+            source,
+            shared,
+            options,
+        };
         Ok((builder.finish(filter), handle))
-    }
-
-    /// The copy, its state and its cost.
-    #[must_use]
-    pub fn handle(&self) -> CbwHandle {
-        self.shared.clone()
     }
 
     /// Returns once the guest may change `range`, or why it may not.
@@ -186,19 +199,12 @@ impl CopyBeforeWriteNode {
             return Ok(());
         }
         let started_ns = cx.now_ns();
-        let result = match self.options.timeout_ns {
-            None => self
-                .shared
-                .copy
-                .ensure_copied(cx, range)
-                .await
-                .map_err(CopyError::into_error),
-            Some(timeout_ns) => self.save_within(cx, range, timeout_ns).await,
-        };
-        self.shared
-            .latency
-            .note(cx.now_ns().saturating_sub(started_ns));
+        let result = self.save_in_time(cx, range).await;
+        let waited_ns = cx.now_ns().saturating_sub(started_ns);
+        self.shared.latency.note(waited_ns);
         match (result, self.options.on_cbw_error) {
+            // Nobody wants to know any more.
+            (Err(_), _) if self.shared.snapshot.failure().is_some() => Ok(()),
             (Err(error), OnCbwError::BreakSnapshot) => {
                 self.shared.snapshot.break_with(error);
                 Ok(())
@@ -207,24 +213,34 @@ impl CopyBeforeWriteNode {
         }
     }
 
-    async fn save_within(
-        &self,
-        cx: &AioContext,
-        range: ByteRange,
-        timeout_ns: u64,
-    ) -> Result<(), BlockError> {
+    /// Saves the old data, until time runs out or the snapshot is broken; what is under way then goes on by itself.
+    async fn save_in_time(&self, cx: &AioContext, range: ByteRange) -> Result<(), BlockError> {
         let (copy, home) = (self.shared.copy.clone(), cx.clone());
-        let saving = cx.spawn(async move {
+        let mut saving = Box::pin(async move {
             let result = copy.ensure_copied(&home, range).await;
             result.map_err(CopyError::into_error)
         });
-        first_of(saving, cx.sleep_ns(timeout_ns))
-            .await
-            .unwrap_or_else(|| {
-                let source = io::Error::from_raw_os_error(libc::ETIMEDOUT);
-                let text = "the old data was not saved within the time limit";
-                Err(BlockError::io(text, source).at(range))
-            })
+        let time_up = async {
+            match self.options.timeout_ns {
+                Some(timeout_ns) => cx.sleep_ns(timeout_ns).await,
+                None => pending().await,
+            }
+        };
+        let broken = first_of(self.shared.snapshot.broken(), time_up);
+        match first_of(saving.as_mut(), broken).await {
+            First::Left(result) => result,
+            First::Right(reason) => {
+                drop(cx.spawn(saving));
+                match reason {
+                    First::Left(()) => Ok(()),
+                    First::Right(()) => {
+                        let source = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+                        let text = "the old data was not saved within the time limit";
+                        Err(BlockError::io(text, source).at(range))
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -236,14 +252,22 @@ impl Latency {
     }
 }
 
-/// The result of `work`, or `None` when `limit` ends first; `work` is dropped then.
-async fn first_of<T>(work: impl Future<Output = T>, limit: impl Future<Output = ()>) -> Option<T> {
-    let (mut work, mut limit) = (pin!(work), pin!(limit));
+/// What came first.
+enum First<L, R> {
+    Left(L),
+    Right(R),
+}
+
+async fn first_of<L, R>(
+    left: impl Future<Output = L>,
+    right: impl Future<Output = R>,
+) -> First<L, R> {
+    let (mut left, mut right) = (pin!(left), pin!(right));
     poll_fn(|cx| {
-        if let Poll::Ready(result) = work.as_mut().poll(cx) {
-            return Poll::Ready(Some(result));
+        if let Poll::Ready(left) = left.as_mut().poll(cx) {
+            return Poll::Ready(First::Left(left));
         }
-        limit.as_mut().poll(cx).map(|()| None)
+        right.as_mut().poll(cx).map(First::Right)
     })
     .await
 }
@@ -254,7 +278,7 @@ impl NodeDriver for CopyBeforeWriteNode {
     }
 
     fn limits(&self) -> Limits {
-        self.shared.copy.source().limits()
+        self.source.limits()
     }
 
     fn read<'a>(
@@ -263,7 +287,7 @@ impl NodeDriver for CopyBeforeWriteNode {
         offset_bytes: u64,
         buf: IoBuf,
     ) -> RequestFuture<'a, Transferred> {
-        Box::pin(self.shared.copy.source().read(cx, offset_bytes, buf))
+        Box::pin(self.source.read(cx, offset_bytes, buf))
     }
 
     fn write<'a>(
@@ -281,11 +305,7 @@ impl NodeDriver for CopyBeforeWriteNode {
             {
                 return (buf, Err(error));
             }
-            self.shared
-                .copy
-                .source()
-                .write(cx, offset_bytes, buf, flags)
-                .await
+            self.source.write(cx, offset_bytes, buf, flags).await
         })
     }
 
@@ -299,11 +319,7 @@ impl NodeDriver for CopyBeforeWriteNode {
             if !flags.unchanged {
                 self.save(cx, range).await?;
             }
-            self.shared
-                .copy
-                .source()
-                .write_zeroes(cx, range, flags)
-                .await
+            self.source.write_zeroes(cx, range, flags).await
         })
     }
 
@@ -314,12 +330,12 @@ impl NodeDriver for CopyBeforeWriteNode {
     ) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(async move {
             self.save(cx, range).await?;
-            self.shared.copy.source().discard(cx, range).await
+            self.source.discard(cx, range).await
         })
     }
 
     fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
-        Box::pin(self.shared.copy.source().flush(cx))
+        Box::pin(self.source.flush(cx))
     }
 
     fn extent<'a>(
@@ -327,7 +343,7 @@ impl NodeDriver for CopyBeforeWriteNode {
         cx: &'a AioContext,
         range: ByteRange,
     ) -> RequestFuture<'a, Result<Extent, BlockError>> {
-        Box::pin(self.shared.copy.source().extent(cx, range))
+        Box::pin(self.source.extent(cx, range))
     }
 }
 

@@ -57,7 +57,7 @@ impl Scene {
     }
 
     async fn saved(&self, cx: &AioContext, range: ByteRange) -> Vec<u8> {
-        read(self.filter.block_copy().target(), cx, range).await
+        read(&self.filter.block_copy().target().unwrap(), cx, range).await
     }
 
     fn hold_target(&self) {
@@ -335,6 +335,55 @@ fn a_copy_within_the_time_limit_is_no_failure() {
                 .iter()
                 .all(|byte| *byte == 1)
         );
+    });
+}
+
+#[test]
+fn guests_that_wait_for_old_data_go_on_when_the_snapshot_is_given_up() {
+    on_each_backend(|cx| async move {
+        for options in [CbwOptions::default(), break_snapshot()] {
+            let scene = Scene::new(&cx, 4 * CLUSTER, options).await;
+            scene.hold_target();
+            // One saves, one waits for it, one would save more afterwards.
+            let writes =
+                [cluster(0), cluster(0), clusters(0, 2)].map(|range| scene.writing(&cx, range, 2));
+            settle(&cx).await;
+            assert!(writes.iter().all(|write| !write.is_finished()));
+
+            scene.filter.give_up(Box::new(()));
+
+            for write in writes {
+                write.await.unwrap();
+            }
+            assert_eq!(scene.source_byte(&cx, CLUSTER).await, 2);
+            let failure = scene.filter.snapshot().failure().unwrap();
+            assert_eq!(failure.kind(), ErrorKind::GivenUp);
+            let before = scene.disks.at_target.seen().len();
+            write(&scene.guest, &cx, cluster(3), 2).await.unwrap();
+            scene.disks.at_target.release_all();
+            settle(&cx).await;
+            assert_eq!(
+                scene.disks.at_target.seen().len(),
+                before,
+                "nothing is saved"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_guest_whose_own_saving_ends_because_it_is_given_up_sees_no_error() {
+    on_each_backend(|cx| async move {
+        let scene = Scene::new(&cx, 4 * CLUSTER, CbwOptions::default()).await;
+        let hold = FaultRule::nth(FaultOp::Read, 1, FaultAction::Hold);
+        scene.disks.at_source.add(hold);
+        let guest_write = scene.writing(&cx, cluster(0), 2);
+        let held = scene.disks.at_source.wait_held(1).await;
+        // Both at once, as seen by the guest.
+        scene.disks.at_source.release(held[0].id);
+        scene.filter.give_up(Box::new(()));
+        guest_write.await.unwrap();
+        assert_eq!(scene.source_byte(&cx, 0).await, 2);
     });
 }
 
