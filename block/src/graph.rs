@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aio::{Handle, TaskMutex};
+
 use crate::{
     drain::DrainedSection,
     error::{BlockError, ErrorKind},
@@ -12,6 +14,7 @@ use crate::{
 pub mod blocker;
 pub mod child;
 mod filter;
+mod home;
 pub mod parent;
 pub mod permission;
 mod state;
@@ -43,6 +46,8 @@ pub struct Graph {
 pub(crate) struct Shared {
     state: Mutex<State>,
     drain_waker: DrainWaker,
+    /// Held while nodes move to another context.
+    context_changes: TaskMutex,
 }
 
 /// One edge, as a query sees it.
@@ -200,6 +205,24 @@ impl Graph {
     /// - [`ErrorKind::NotFound`]: the node is not in this graph.
     pub async fn remove_filter(&self, filter: &Node) -> Result<(), BlockError> {
         filter::remove(&self.shared, filter).await
+    }
+
+    /// Makes the context behind `to` the [home](Node::context) of `node`, and of all that cannot be elsewhere: the nodes
+    /// it is connected to by edges, and those that a user of one of these holds, such as a job.
+    ///
+    /// Users go along: a job, which stands still meanwhile, works on `to` when this returns, and nothing of it
+    /// is left on the old context. Nothing is drained, since requests run on the context of whoever makes them.
+    /// Takes as long as the slowest job needs to its next pause point. Moves of one graph happen one after the other.
+    /// Dropping the future changes nothing, or everything. Any thread, any executor.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is changed then.
+    ///
+    /// - [`ErrorKind::Busy`]: a user refuses; the text names it and the node that it holds.
+    /// - [`ErrorKind::NotFound`]: the node is not in this graph.
+    pub async fn set_context(&self, node: &Node, to: &Handle) -> Result<(), BlockError> {
+        home::set_context(&self.shared, node, to).await
     }
 
     /// Forbids all operations on a node but those in `except`, until the blocker is dropped.

@@ -64,7 +64,7 @@ pub use graph::{
     EdgeInfo, Graph, NodeBuilder,
     blocker::{Blocker, Operation},
     child::{Attachment, Child, ChildRole},
-    parent::{DrainWaker, Parent},
+    parent::{BoxFuture, ContextChange, DrainWaker, Parent},
     permission::{Permission, PermissionSet, Permissions},
 };
 pub use node::{Node, NodeStatistics};

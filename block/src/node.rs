@@ -9,7 +9,8 @@ use std::{
     },
 };
 
-use aio::{AioContext, IoBuf};
+use aio::{AioContext, Handle, IoBuf};
+use arc_swap::ArcSwapOption;
 
 use crate::{
     allocation::{AllocationStatus, ByteRange, Extent},
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     gate: Gate,
     changing: RangeLock,
     counters: Counters,
+    context: ArcSwapOption<Handle>,
 }
 
 /// Identity of a node within its graph.
@@ -98,6 +100,7 @@ impl Node {
                 gate: Gate::default(),
                 changing: RangeLock::default(),
                 counters: Counters::default(),
+                context: ArcSwapOption::empty(),
             }),
         }
     }
@@ -158,6 +161,20 @@ impl Node {
             bounced: counters.bounced.load(Relaxed),
             errors: counters.errors.load(Relaxed),
         }
+    }
+
+    /// The context where jobs on this node work, if somebody has [chosen](crate::Graph::set_context) one.
+    ///
+    /// A node that is built above others starts with the context of the first that has one. Requests run on the
+    /// context of whoever makes them all the same: exports may be elsewhere.
+    #[must_use]
+    pub fn context(&self) -> Option<Handle> {
+        self.inner.context.load().as_deref().cloned()
+    }
+
+    pub(crate) fn set_context(&self, context: &Handle) {
+        let context = Arc::new(context.clone());
+        self.inner.context.store(Some(context));
     }
 
     pub(crate) fn id(&self) -> NodeId {

@@ -1,14 +1,24 @@
-//! What a drained section asks of the users of a node.
+//! What a drained section, and a move to another context, ask of the users of a node.
 
 use std::{
     fmt,
+    future::{Future, ready},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use crate::wait::WaitList;
+use aio::Handle;
+
+use crate::{
+    error::{BlockError, ErrorKind},
+    wait::WaitList,
+};
+
+/// A future that may move between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A user of a node that can be asked to keep quiet: a job, an export.
 ///
@@ -29,6 +39,52 @@ pub trait Parent: Send + Sync {
 
     /// One reason less to be quiet.
     fn drained_end(&self);
+
+    /// Whether this user puts up with all nodes that it holds moving to the context behind `to`.
+    ///
+    /// As here, a user refuses unless it has thought about it.
+    ///
+    /// # Errors
+    ///
+    /// Why not; the text names the user. Nothing moves then.
+    fn check_context_change(&self, _to: &Handle) -> Result<(), BlockError> {
+        let what = format!("{} does not move to another context", self.name());
+        Err(BlockError::new(ErrorKind::Busy, what))
+    }
+
+    /// Gets ready to go along, after a check that went well: ends once the rest cannot fail.
+    ///
+    /// By default there is nothing to get ready for and nothing to do.
+    fn prepare_context_change<'a>(&'a self, _to: &'a Handle) -> BoxFuture<'a, ContextChange> {
+        Box::pin(ready(ContextChange::new(ready(()))))
+    }
+}
+
+/// How a user goes along when the nodes that it holds move: it is ready to, and cannot fail any more.
+///
+/// Dropped without having been carried out, it takes the preparation back.
+#[must_use = "dropping it takes the preparation back"]
+pub struct ContextChange {
+    commit: BoxFuture<'static, ()>,
+}
+
+impl ContextChange {
+    /// A change that `commit` carries out: with its first poll, by which the nodes have moved. Whatever is left to wait
+    /// for, so that nothing of the user is on the old context any more, it may wait for.
+    pub fn new(commit: impl Future<Output = ()> + Send + 'static) -> Self {
+        let commit = Box::pin(commit);
+        Self { commit }
+    }
+
+    pub(super) fn into_future(self) -> BoxFuture<'static, ()> {
+        self.commit
+    }
+}
+
+impl fmt::Debug for ContextChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContextChange").finish_non_exhaustive()
+    }
 }
 
 /// Tells drained sections that are being entered to ask the parents again. Cheap to clone; any thread.

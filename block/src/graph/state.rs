@@ -94,6 +94,11 @@ impl State {
     }
 
     pub(super) fn add(&mut self, node: Node) {
+        // It works where what is below it works.
+        let owned = self.edges().filter(|edge| edge.owner == Some(node.id()));
+        if let Some(home) = { owned }.find_map(|edge| edge.node().context()) {
+            node.set_context(&home);
+        }
         let entry = NodeEntry {
             node: node.clone(),
             sections: 0,
@@ -322,7 +327,7 @@ impl State {
         self.next_id
     }
 
-    fn entry(&self, node: &Node) -> Result<&NodeEntry, BlockError> {
+    pub(super) fn entry(&self, node: &Node) -> Result<&NodeEntry, BlockError> {
         let entry = self.nodes.get(&node.id());
         // Another graph may use the same number for another node.
         entry
@@ -432,7 +437,7 @@ impl std::fmt::Debug for EdgeEntry {
     }
 }
 
-fn listener(edge: &Edge) -> Option<Arc<dyn Parent>> {
+pub(super) fn listener(edge: &Edge) -> Option<Arc<dyn Parent>> {
     edge.attachment.listener.as_ref()?.upgrade()
 }
 

@@ -13,7 +13,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use block::{DrainWaker, Parent};
+use aio::Handle;
+use block::{BlockError, DrainWaker, Parent};
 
 use super::signal::{Signal, until};
 
@@ -103,6 +104,11 @@ impl Parent for ExportGate {
             self.opened.raise();
         }
     }
+
+    /// An export goes on where its server is: its requests run there wherever the node is at home.
+    fn check_context_change(&self, _to: &Handle) -> Result<(), BlockError> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -112,7 +118,11 @@ mod tests {
         task::{Context, Waker},
     };
 
-    use block::Graph;
+    use aio::{AioContext, Config};
+    use block::{
+        Attachment, ChildRole, Graph, Permissions,
+        nodes::{MemoryNode, MemoryOptions},
+    };
 
     use super::{Arc, ExportGate, Parent};
 
@@ -154,5 +164,25 @@ mod tests {
         assert!(!gate.drained_poll());
         let given_up = poll_once(gate.enter(|| true));
         assert!(matches!(given_up, Some(None)));
+    }
+
+    #[test]
+    fn an_exported_node_moves_to_another_context_without_its_export() {
+        let graph = Graph::new();
+        let node = graph.add_node(
+            Some("disk"),
+            MemoryNode::new(MemoryOptions::new(512)).unwrap(),
+        );
+        let node = node.unwrap();
+        let parent: Arc<dyn Parent> = gate();
+        let attachment = Attachment::of(&parent, ChildRole::Primary, Permissions::IDLE);
+        let _edge = graph.attach(&node, attachment).unwrap();
+        let elsewhere = AioContext::new(Config::default()).unwrap();
+
+        elsewhere
+            .block_on(graph.set_context(&node, elsewhere.handle()))
+            .unwrap();
+
+        assert!(node.context().unwrap().is_same(elsewhere.handle()));
     }
 }
