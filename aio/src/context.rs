@@ -126,9 +126,11 @@ impl AioContext {
             batch: RefCell::default(),
             desk: Desk::default(),
         };
-        Ok(Self {
+        let context = Self {
             inner: Rc::new(inner),
-        })
+        };
+        context.remember();
+        Ok(context)
     }
 
     pub(crate) fn from_inner(inner: Rc<Inner>) -> Self {

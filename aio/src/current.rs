@@ -3,13 +3,17 @@
 use std::{
     cell::RefCell,
     rc::{Rc, Weak},
+    sync::Arc,
 };
 
-use crate::context::{AioContext, Inner};
+use crate::{
+    context::{AioContext, Inner},
+    handle::Handle,
+};
 
 thread_local! {
     static CURRENT: RefCell<Current> = const {
-        RefCell::new(Current { turning: None, home: None })
+        RefCell::new(Current { turning: None, home: None, made: Vec::new() })
     };
 }
 
@@ -19,6 +23,8 @@ struct Current {
     turning: Option<AioContext>,
     /// The context that the thread belongs to.
     home: Option<Weak<Inner>>,
+    /// The contexts that were made on the thread, also some that are gone.
+    made: Vec<Weak<Inner>>,
 }
 
 /// While it lives, the thread is in a turn of a context.
@@ -61,6 +67,31 @@ impl AioContext {
         })
     }
 
+    /// The context behind `handle`, if the calling thread is its home and it has not been closed.
+    ///
+    /// For code that keeps handles, since those may be on any thread, and that has to turn the loop
+    /// or to read the clock where it turns out to be at home.
+    #[must_use]
+    pub fn of(handle: &Handle) -> Option<Self> {
+        let shared = handle.shared();
+        if !shared.is_home() || shared.is_closed() {
+            return None;
+        }
+        let found = CURRENT.with_borrow(|current| {
+            let mut made = current.made.iter().filter_map(Weak::upgrade);
+            made.find(|inner| Arc::ptr_eq(inner.shared(), shared))
+        });
+        found.map(Self::from_inner)
+    }
+
+    /// Has the calling thread find this context again, which was made on it.
+    pub(crate) fn remember(&self) {
+        CURRENT.with_borrow_mut(|current| {
+            current.made.retain(|inner| inner.strong_count() > 0);
+            current.made.push(Rc::downgrade(self.inner()));
+        });
+    }
+
     /// Makes this the calling thread's [current](Self::current) context until it is closed.
     /// [`IoThread`](crate::IoThread) and [`run`](crate::run) do so by themselves.
     ///
@@ -94,7 +125,7 @@ impl AioContext {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use std::{cell::Cell, rc::Rc};
+    use std::{cell::Cell, rc::Rc, thread};
 
     use crate::{AioContext, Blocking, Config, IoThread};
 
@@ -137,6 +168,26 @@ mod tests {
         let (first, second) = (context("first"), context("second"));
         first.make_current();
         second.make_current();
+    }
+
+    #[test]
+    fn a_handle_leads_to_its_context_on_the_home_thread_until_it_is_closed() {
+        let (one, other) = (context("one"), context("other"));
+        let (handle, lost) = (one.handle().clone(), other.handle().clone());
+        let name = |found: Option<AioContext>| found.map(|cx| cx.handle().name().to_owned());
+
+        assert_eq!(name(AioContext::of(&handle)).as_deref(), Some("one"));
+        assert_eq!(name(AioContext::of(&lost)).as_deref(), Some("other"));
+        let elsewhere = handle.clone();
+        let found = thread::spawn(move || AioContext::of(&elsewhere).is_some());
+        assert!(!found.join().unwrap());
+
+        let kept = one.clone();
+        one.close();
+        drop(other);
+        assert_eq!(name(AioContext::of(&handle)), None);
+        assert_eq!(name(AioContext::of(&lost)), None);
+        drop(kept);
     }
 
     #[test]

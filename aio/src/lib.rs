@@ -100,7 +100,8 @@
 //! context, turns its loop meanwhile: [`AioContext::block_on`] or [`AioContext::wait_while`]. Two
 //! threads that wait for each other wait for ever, so only a main thread should wait for others.
 //!
-//! [`AioContext::current`] is the calling thread's context, for code that cannot be given one.
+//! [`AioContext::current`] is the calling thread's context, for code that cannot be given one, and
+//! [`AioContext::of`] leads from a handle to its context on the home thread.
 //!
 //! # Wake-ups
 //!

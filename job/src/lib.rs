@@ -29,6 +29,7 @@ mod body;
 mod cancel;
 mod error;
 mod event;
+mod finish;
 mod history;
 mod job;
 mod job_context;

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod extension;
+mod finish;
 mod history;
 mod lifecycle;
 mod model;
