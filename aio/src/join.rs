@@ -144,15 +144,7 @@ impl<T> JoinHandle<T> {
     /// A task is dropped on the thread that runs it, instead of being polled the next time. If it
     /// ends before, its result stands. What [`Handle::call`](crate::Handle::call) runs is not stopped.
     pub fn abort(&self) {
-        let shared = &self.0.0;
-        shared.aborted.store(true, Ordering::Relaxed);
-        let task = match &mut *shared.lock() {
-            State::Empty { task, .. } => task.take(),
-            State::Sent(_) | State::Closed => None,
-        };
-        if let Some(task) = task {
-            task.wake();
-        }
+        self.0.abort();
     }
 }
 
@@ -183,6 +175,18 @@ impl<T> fmt::Debug for JoinHandle<T> {
 pub struct Join<T>(Arc<Oneshot<T>>);
 
 impl<T> Join<T> {
+    /// Asks for the work to be dropped, as [`JoinHandle::abort`] does. Any thread.
+    pub fn abort(&self) {
+        self.0.aborted.store(true, Ordering::Relaxed);
+        let task = match &mut *self.0.lock() {
+            State::Empty { task, .. } => task.take(),
+            State::Sent(_) | State::Closed => None,
+        };
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
     /// Blocks until the work is done.
     ///
     /// Never call it on the thread of a context: nothing there would make progress meanwhile.

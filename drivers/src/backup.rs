@@ -29,7 +29,10 @@ use block::{
     },
 };
 use blockjob::{BlockJob, ErrorAction, ErrorSide, OnError};
-use job::{Job, JobConfig, JobContext, JobDriver, JobError, JobRegistry, LocalBoxFuture, Trigger};
+use job::{
+    BoxFuture, Job, JobConfig, JobContext, JobDriver, JobError, JobRegistry, LocalBoxFuture,
+    Trigger,
+};
 
 use crate::{
     copy_engine::{CopyEngine, ErrorPolicies, job_error},
@@ -387,7 +390,7 @@ impl BackupDriver {
     async fn copy_all(&self, job: &JobContext) -> Result<(), JobError> {
         let (cbw, engine) = self.tools().expect("held until clean");
         engine.run(job, || whole(&cbw)).await?;
-        while let Err(error) = cbw.block_copy().flush(job.context()).await {
+        while let Err(error) = flush(job, &cbw).await {
             let policy = match self.policies.target {
                 // A job that says that it is complete without a flush would lie.
                 OnError::Ignore => OnError::Report,
@@ -403,6 +406,13 @@ impl BackupDriver {
         }
         Ok(())
     }
+}
+
+/// Makes what the target has been given durable.
+async fn flush(job: &JobContext, cbw: &CbwHandle) -> Result<(), BlockError> {
+    let copy = cbw.block_copy().clone();
+    job.on_context(|cx| async move { copy.flush(&cx).await })
+        .await
 }
 
 /// Fails once the filter could not save old data and let the guest go on.
@@ -421,11 +431,11 @@ impl JobDriver for BackupDriver {
         "backup"
     }
 
-    fn run<'a>(&'a self, job: &'a JobContext) -> LocalBoxFuture<'a, Result<(), JobError>> {
+    fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
         Box::pin(self.copy_all(job))
     }
 
-    fn pause(&self) -> LocalBoxFuture<'_, ()> {
+    fn pause(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if let Some((_, engine)) = self.tools() {
                 engine.settle().await;

@@ -121,7 +121,7 @@ impl CopyEngine {
     pub(crate) async fn run(
         &self,
         job: &JobContext,
-        check: impl Fn() -> Result<(), JobError>,
+        check: impl Fn() -> Result<(), JobError> + Send,
     ) -> Result<(), JobError> {
         let result = self.run_until_done(job, check).await;
         self.idle().await;
@@ -131,7 +131,7 @@ impl CopyEngine {
     async fn run_until_done(
         &self,
         job: &JobContext,
-        check: impl Fn() -> Result<(), JobError>,
+        check: impl Fn() -> Result<(), JobError> + Send,
     ) -> Result<(), JobError> {
         let mut pace = Pace::new();
         loop {
@@ -166,7 +166,7 @@ impl CopyEngine {
 
     /// Lets the pace learn from what has completed since the last time.
     fn learn(&self, job: &JobContext, pace: &mut Pace) {
-        let now_ns = job.context().now_ns();
+        let now_ns = job.now_ns();
         let timed = mem::take(&mut lock(&self.state).timed);
         for (len_bytes, took_ns) in timed {
             pace.learn(len_bytes, took_ns, now_ns);
@@ -184,9 +184,8 @@ impl CopyEngine {
     /// Returns how long to wait before more may start, zero if a completion decides that; `None`
     /// when there was nothing left to start.
     fn launch(&self, job: &JobContext, pace: &mut Pace) -> Option<u64> {
-        let cx = job.context();
         loop {
-            let now_ns = cx.now_ns();
+            let now_ns = job.now_ns();
             let guest = self.guest_node.statistics();
             pace.guest(guest.reads + guest.writes, now_ns);
             let report = pace.report(now_ns);
@@ -216,18 +215,22 @@ impl CopyEngine {
             return false;
         };
         let claim = claim.with_data_max(chunk_bytes);
-        let (cx, copy, state) = (job.context().clone(), self.copy.clone(), self.state.clone());
-        let (block_job, job) = (self.block_job.clone(), job.job().clone());
+        let (copy, state, block_job) = (
+            self.copy.clone(),
+            self.state.clone(),
+            self.block_job.clone(),
+        );
         // What it will come to is known only when it is done: what was counted too much is given back then.
         let counted_bytes = claim.range().len().min(chunk_bytes);
-        block_job.account(counted_bytes, cx.now_ns());
-        drop(cx.clone().spawn(async move {
+        block_job.account(counted_bytes, job.now_ns());
+        let waiting_job = job.job().clone();
+        drop(job.spawn(move |cx| async move {
             let started_ns = cx.now_ns();
             let result = copy.copy(&cx, claim).await;
             let took_ns = cx.now_ns().saturating_sub(started_ns);
             block_job.refund(counted_bytes.saturating_sub(moved_bytes(&result)));
             let waker = lock(&state).note(result, took_ns);
-            job.wake();
+            waiting_job.wake();
             if let Some(waker) = waker {
                 waker.wake();
             }
@@ -238,7 +241,9 @@ impl CopyEngine {
     /// What is left is being copied for guests: waits for them, and copies what they give back.
     async fn finish_with_guests(&self, job: &JobContext) {
         let whole = ByteRange::between(0, self.copy.len_bytes());
-        if let Err(error) = self.copy.ensure_copied(job.context(), whole).await {
+        let copy = self.copy.clone();
+        let copied = job.on_context(move |cx| async move { copy.ensure_copied(&cx, whole).await });
+        if let Err(error) = copied.await {
             lock(&self.state).error.get_or_insert(error);
         }
     }
@@ -289,10 +294,10 @@ async fn recover(job: &JobContext, recovery: Recovery) {
     match recovery {
         Recovery::Resume => job.pause_point().await,
         Recovery::Retry => {
-            let until_ns = job.context().now_ns().saturating_add(RETRY_NS);
+            let until_ns = job.now_ns().saturating_add(RETRY_NS);
             // Completions have left a wake-up, which ends the first sleep at once.
-            while job.context().now_ns() < until_ns && !job.is_cancelled() {
-                job.sleep_ns(until_ns - job.context().now_ns()).await;
+            while job.now_ns() < until_ns && !job.is_cancelled() {
+                job.sleep_ns(until_ns - job.now_ns()).await;
             }
         }
     }

@@ -1,18 +1,19 @@
 //! The task that runs the body of a job, from start to the hand-over to the main context.
 
+use aio::Handle;
+
 use crate::{
     error::JobError, job::Job, job_context::JobContext, record::Body, transaction::complete,
 };
 
-/// Runs the body on the job's context. The job is in Running, and was not before.
-pub(crate) fn spawn_body(job: &Job) {
-    let context = job.cell.context.clone();
+/// Runs the body, beginning on `context`. The job is in Running, and was not before.
+pub(crate) fn spawn_body(job: &Job, context: &Handle) {
     let end = BodyEnd {
         job: job.clone(),
         result: None,
     };
-    drop(context.spawn(move |context| async move {
-        let job = JobContext::new(end.job.clone(), context);
+    drop(context.spawn_migratable(async move {
+        let job = JobContext::new(end.job.clone());
         job.pause_point().await;
         // A job driver need not handle a cancel that came before its first step.
         let result = match job.is_cancelled() {
@@ -38,8 +39,8 @@ impl BodyEnd {
 
 impl Drop for BodyEnd {
     fn drop(&mut self) {
-        let closed = || Err(JobError::failed("the context of the job was closed"));
-        let result = self.result.take().unwrap_or_else(closed);
+        let result = self.result.take();
+        let result = result.unwrap_or_else(|| Err(JobError::context_closed()));
         let shared = self.job.shared.clone();
         let key = self.job.cell.key;
         shared.update(|state| {

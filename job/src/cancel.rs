@@ -33,6 +33,7 @@ pub(crate) fn request_cancel(shared: &Arc<Shared>, cell: &Arc<JobCell>, mode: Ca
             record.cancel.get_or_insert(CancelMode::Soft);
         }
         state.leave_wake_token(cell.key);
+        state.wake_watchers(cell.key);
     });
 }
 

@@ -93,6 +93,11 @@ impl JobError {
         self.errno
     }
 
+    /// The body was dropped with the context that it was on.
+    pub(crate) fn context_closed() -> Self {
+        Self::failed("the context of the job was closed")
+    }
+
     pub(crate) fn not_found() -> Self {
         Self::new(JobErrorKind::NotFound, "Job not found".to_owned())
     }

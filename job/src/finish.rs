@@ -103,7 +103,7 @@ impl Job {
     }
 
     fn assert_others_run_it(&self) {
-        let context = &self.cell.context;
+        let context = self.context();
         let is_run_here = context.is_home() && !context.is_same(&self.shared.main);
         assert!(
             !is_run_here,

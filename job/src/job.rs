@@ -103,7 +103,7 @@ impl Job {
     /// When the job was started before, which is our own bug.
     pub fn start(&self) -> Result<(), JobError> {
         let key = self.cell.key;
-        self.shared.update(|state| {
+        let context = self.shared.update(|state| {
             let record = state.jobs.get_mut(&key).ok_or_else(JobError::cancelled)?;
             assert!(!record.is_started(), "a job starts once");
             if record.status != JobStatus::Created || record.is_force_cancelled() {
@@ -111,10 +111,12 @@ impl Job {
             }
             record.remove_pause();
             record.body = Body::Busy;
+            let context = record.context.clone();
+            record.whereabouts = context.clone();
             state.move_to(key, JobStatus::Running);
-            Ok(())
+            Ok(context)
         })?;
-        spawn_body(self);
+        spawn_body(self, &context);
         Ok(())
     }
 
@@ -138,7 +140,8 @@ impl Job {
         }
     }
 
-    /// Asks the job to pause. It stops at its next pause point, which its status then tells.
+    /// Asks the job to pause. It stops at its next pause point, which its status then tells; at once
+    /// if a hold has it stand there already.
     ///
     /// # Errors
     ///
@@ -262,7 +265,8 @@ impl Job {
     /// Adds a reason to pause which lasts until the returned hold is dropped.
     ///
     /// Returns at once; [`Self::quiesced`] tells when the job stands still. Holds nest, with each
-    /// other and with a pause of the user, and are not seen by his verbs.
+    /// other and with a pause of the user, and are not seen by his verbs. They are quiet: as long as
+    /// only holds keep the job at its pause point, its status does not change.
     pub fn hold_paused(&self) -> PauseHold {
         let key = self.cell.key;
         self.shared.update(|state| {
@@ -337,7 +341,7 @@ impl Job {
     ///
     /// On the thread of the main context or of the job's: the job could never end.
     pub fn wait_blocking(&self) -> JobOutcome {
-        let is_context = self.shared.main.is_home() || self.cell.context.is_home();
+        let is_context = self.shared.main.is_home() || self.context().is_home();
         assert!(!is_context, "a context that blocks for a job stops the job");
         self.cell.ending.wait_blocking()
     }
@@ -351,7 +355,7 @@ impl Job {
         self.look(|record| record.is_some_and(|record| record.user_paused))
     }
 
-    fn look<R>(&self, look: impl FnOnce(Option<&Record>) -> R) -> R {
+    pub(crate) fn look<R>(&self, look: impl FnOnce(Option<&Record>) -> R) -> R {
         let key = self.cell.key;
         self.shared.update(|state| look(state.jobs.get(&key)))
     }

@@ -1,36 +1,56 @@
 //! [`JobContext`]: what the body of a job sees of its job; pause points and interruptible sleep.
 
-use std::{fmt, future::Future, pin::pin, task::Poll};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::{Context, Poll},
+};
 
-use aio::AioContext;
+use aio::{AioContext, Handle, JoinHandle};
 
 use crate::{
+    alarm::Alarm,
     event::JobEvent,
     job::Job,
+    job_driver::JobDriver,
     moment::JobMoment,
     progress::ProgressMeter,
-    record::{Body, Until},
+    record::{Record, Until},
+    state::{Looked, Wait},
     status::JobStatus,
 };
 
-/// What the body of a job sees of its job. Stays on the thread of the job's context.
+/// What the body of a job sees of its job.
 ///
 /// The waits here (`pause_point`, `sleep_ns`, `park`, `yield_now`) belong to the one future that
-/// [`JobDriver::run`](crate::JobDriver::run) returned: only one of them is awaited at a time.
-/// Others who work for the job hold a [`Job`].
+/// [`JobDriver::run`] returned: only one of them is awaited at a time. Others who work for the job
+/// hold a [`Job`].
+///
+/// A job may be moved to another context while it stands at a pause point, and its body then goes on
+/// there. So the body never holds a context across an await: what needs one, such as a request, it
+/// has done [on the context](Self::on_context) where the job is.
 pub struct JobContext {
     job: Job,
-    context: AioContext,
 }
 
 impl JobContext {
-    pub(crate) fn new(job: Job, context: AioContext) -> Self {
-        Self { job, context }
+    pub(crate) fn new(job: Job) -> Self {
+        Self { job }
     }
 
-    /// The context that the body runs on.
-    pub fn context(&self) -> &AioContext {
-        &self.context
+    /// The context that the body runs on, until its next wait.
+    pub fn handle(&self) -> Handle {
+        self.job.context()
+    }
+
+    /// Nanoseconds on the clock of that context.
+    ///
+    /// # Panics
+    ///
+    /// When it is not the body, or one of its tasks, that asks.
+    pub fn now_ns(&self) -> u64 {
+        here().now_ns()
     }
 
     /// A handle of the job, for those who work for it.
@@ -67,19 +87,73 @@ impl JobContext {
         });
     }
 
+    /// Runs a task on the job's context: `start` is called there, and what it returns stays there.
+    ///
+    /// The task does not move with the job, so [`JobDriver::pause`] must not end before it does.
+    /// Dropping the returned handle detaches the task. Closing the context drops it.
+    pub fn spawn<F, Fut, T>(&self, start: F) -> JoinHandle<T>
+    where
+        F: FnOnce(AioContext) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        self.handle().spawn(start)
+    }
+
+    /// The same, and waits for the result. The job is busy meanwhile.
+    ///
+    /// Dropping the future drops the task, soon, on its own thread. If the context is closed first,
+    /// this never ends, since the body is dropped as well.
+    pub async fn on_context<F, Fut, T>(&self, start: F) -> T
+    where
+        F: FnOnce(AioContext) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        let mut task = OwnTask(self.spawn(start).join());
+        match poll_fn(|cx| Pin::new(&mut task.0).poll(cx)).await {
+            Ok(result) => result,
+            Err(aio::Closed) => std::future::pending().await,
+        }
+    }
+
+    /// Runs `call`, which may block, on a worker thread of the context. The job is busy meanwhile.
+    ///
+    /// Dropping the future does not stop a call that has begun.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        self.on_context(|cx| async move { cx.blocking(call).await })
+            .await
+    }
+
+    /// Waits for `future`, but only until the job is cancelled by force: drops it then, and is `None`.
+    ///
+    /// For requests that may never return. Dropping their futures is safe: what the kernel works on
+    /// stays its own until it is done.
+    pub async fn or_cancelled<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if self.look(|record| record.poll_cancelled(cx.waker())) {
+                return Poll::Ready(None);
+            }
+            future.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+
     /// Stays here while anybody wants the job to pause; returns at once if nobody does, or if the
     /// job is cancelled by force. A pause that comes while one ends is for the next pause point.
     ///
-    /// The job driver's `pause` hook ends all requests first, so a job that is seen as paused has
-    /// none in flight.
+    /// The job driver's `pause` hook ends all requests first, so a job that stands here has none in
+    /// flight. If the job is moved to another context meanwhile, this returns there.
     pub async fn pause_point(&self) {
         if self.look(|record| record.wants_pause()) {
-            let driver = &self.job.cell.driver;
+            let driver = &*self.job.cell.driver;
+            let _resume = Resume(driver);
             driver.pause().await;
-            if self.enter_pause() {
-                self.wait(Until::Resumed, std::future::pending()).await;
-            }
-            driver.resume();
+            self.wait(Until::Resumed, None).await;
         }
     }
 
@@ -93,7 +167,8 @@ impl JobContext {
             return self.yield_now().await;
         }
         if !self.is_cancelled() {
-            self.wait(Until::Woken, self.context.sleep_ns(ns)).await;
+            let deadline_ns = self.now_ns().saturating_add(ns);
+            self.wait(Until::Woken, Some(deadline_ns)).await;
             self.pause_point().await;
         }
     }
@@ -104,7 +179,7 @@ impl JobContext {
     /// May end for no reason. Returns at once if the job is cancelled by force.
     pub async fn park(&self) {
         if !self.is_cancelled() {
-            self.wait(Until::Woken, std::future::pending()).await;
+            self.wait(Until::Woken, None).await;
             self.pause_point().await;
         }
     }
@@ -114,43 +189,44 @@ impl JobContext {
     /// Returns at once if the job is cancelled by force.
     pub async fn yield_now(&self) {
         if !self.is_cancelled() {
-            self.context.yield_now().await;
+            let yielded = here().yield_now();
+            yielded.await;
             self.pause_point().await;
         }
     }
 
-    /// Moves to Paused or Standby, unless the reasons to pause went away while requests ended.
-    fn enter_pause(&self) -> bool {
-        let key = self.job.cell.key;
-        self.job.shared.update(|state| {
-            let record = state.record(key);
-            if !record.wants_pause() {
-                return false;
-            }
-            let to = match record.status {
-                JobStatus::Ready => JobStatus::Standby,
-                _ => JobStatus::Paused,
-            };
-            state.move_to(key, to);
-            true
-        })
-    }
-
-    /// Waits until the job's state or `timer` ends the wait; the job is not busy meanwhile.
-    async fn wait(&self, until: Until, timer: impl Future<Output = ()>) {
-        let mut timer = pin!(timer);
+    /// Waits until the job's state or the deadline ends the wait; the job is not busy meanwhile.
+    ///
+    /// Goes to the job's context first, if that has changed.
+    async fn wait(&self, until: Until, deadline_ns: Option<u64>) {
+        let Job { shared, cell } = &self.job;
         let _busy_again = BusyAgain(&self.job);
-        std::future::poll_fn(|cx| {
-            let Job { shared, cell } = &self.job;
-            if shared.update(|state| state.poll_wait(cell.key, until, cx.waker())) {
-                return Poll::Ready(());
+        let mut alarm = None;
+        poll_fn(|cx| {
+            let context = here();
+            let wait = Wait {
+                until,
+                here: context.handle(),
+                is_time_up: alarm.as_ref().is_some_and(Alarm::has_rung),
+            };
+            match shared.update(|state| state.poll_wait(cell.key, &wait, cx.waker())) {
+                Looked::Over => return Poll::Ready(()),
+                Looked::Stay => {
+                    let set = |deadline_ns| Alarm::set(&self.job, &context, deadline_ns);
+                    alarm = alarm.take().or_else(|| deadline_ns.map(set));
+                }
+                Looked::Leave(target) => {
+                    // It is of the context that we leave.
+                    alarm = None;
+                    return leave_for(&target, cx);
+                }
             }
-            timer.as_mut().poll(cx)
+            Poll::Pending
         })
         .await;
     }
 
-    fn look<R>(&self, look: impl FnOnce(&mut crate::record::Record) -> R) -> R {
+    fn look<R>(&self, look: impl FnOnce(&mut Record) -> R) -> R {
         let key = self.job.cell.key;
         self.job.shared.update(|state| look(state.record(key)))
     }
@@ -164,17 +240,40 @@ impl fmt::Debug for JobContext {
     }
 }
 
-/// Makes a body that waited busy again, however its wait ended: also when a timer ended it, or
-/// when the waiting future was dropped.
+/// The context that polls the body. Not to be kept: the body may be on another one next time.
+fn here() -> AioContext {
+    AioContext::current().expect("the body of a job is polled by a context")
+}
+
+/// Has the body be polled on `target` next.
+fn leave_for(target: &Handle, cx: &mut Context<'_>) -> Poll<()> {
+    Pin::new(&mut aio::reschedule_to(target)).poll(cx)
+}
+
+/// A task that nobody else waits for; goes when this is dropped.
+struct OwnTask<T>(aio::Join<T>);
+
+impl<T> Drop for OwnTask<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Tells the job driver that a pause is over, however it ended.
+struct Resume<'a>(&'a dyn JobDriver);
+
+impl Drop for Resume<'_> {
+    fn drop(&mut self) {
+        self.0.resume();
+    }
+}
+
+/// Makes a body that waited busy again when the waiting future was dropped.
 struct BusyAgain<'a>(&'a Job);
 
 impl Drop for BusyAgain<'_> {
     fn drop(&mut self) {
         let key = self.0.cell.key;
-        self.0.shared.update(|state| {
-            if matches!(state.record(key).body, Body::Waiting(_)) {
-                state.set_body(key, Body::Busy);
-            }
-        });
+        self.0.shared.update(|state| state.abandon_wait(key));
     }
 }

@@ -6,6 +6,9 @@ use aio::AioContext;
 
 use crate::{error::JobError, job_context::JobContext, verb::CancelMode};
 
+/// A future that may move between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// A future that stays on the thread that made it.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
@@ -34,7 +37,8 @@ pub trait JobDriver: Send + Sync + 'static {
         None
     }
 
-    /// The work. Runs once, on the job's context.
+    /// The work. Runs once, on the job's context, and follows the job if that is moved to another one
+    /// ([`Job::set_context`](crate::Job::set_context)): during its waits, and only then.
     ///
     /// It must reach a pause point in bounded time, see that it is cancelled
     /// ([`JobContext::is_cancelled`]), and have no request in flight when it returns.
@@ -43,14 +47,16 @@ pub trait JobDriver: Send + Sync + 'static {
     ///
     /// What made the job fail. A job that was cancelled by force ends as cancelled whatever this
     /// returns.
-    fn run<'a>(&'a self, job: &'a JobContext) -> LocalBoxFuture<'a, Result<(), JobError>>;
+    fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>>;
 
-    /// A pause is about to begin: ends once no request is in flight. On the job's context.
-    fn pause(&self) -> LocalBoxFuture<'_, ()> {
+    /// A pause is about to begin, of the user or of a hold: ends once no request is in flight, and
+    /// nothing else is left on the job's context. Runs there.
+    fn pause(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// A pause is over; comes after each `pause`, even if the pause was called off meanwhile.
+    /// A pause is over; comes after each `pause`, even if the pause was called off meanwhile. On the
+    /// job's context, which may be another one than before.
     fn resume(&self) {}
 
     /// The user is about to undo a pause (or a cancel does it for him): resets error status.

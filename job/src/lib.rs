@@ -6,8 +6,9 @@
 //!
 //! # Who runs where
 //!
-//! - The body ([`JobDriver::run`]) runs on the context that the job was made for. It stops for a
-//!   pause at pause points, and for a cancel when it looks, with the help of its [`JobContext`].
+//! - The body ([`JobDriver::run`]) runs on the context that the job was made for, or was
+//!   [moved](Job::set_context) to since. It stops for a pause at pause points, and for a cancel when
+//!   it looks, with the help of its [`JobContext`].
 //! - Completion (prepare, then commit or abort, then clean, across the members of a
 //!   [`Transaction`]) and events belong to the main context of the [`JobRegistry`].
 //! - Verbs and queries may come from any thread.
@@ -20,11 +21,11 @@
 //!
 //! # Missing on purpose
 //!
-//! A job cannot move to another context while it runs: its body is tied to the thread that polls
-//! it. Speed limits and error policies belong to jobs that move bytes, one crate up.
+//! Speed limits and error policies belong to jobs that move bytes, one crate up.
 
 #![forbid(unsafe_code)]
 
+mod alarm;
 mod body;
 mod cancel;
 mod error;
@@ -40,6 +41,7 @@ mod pause_all;
 mod progress;
 mod record;
 mod registry;
+mod relocate;
 mod state;
 mod status;
 mod transaction;
@@ -50,7 +52,7 @@ pub use event::{EventJob, JobEvent};
 pub use history::JobHistoryEntry;
 pub use job::{Job, JobInfo, PauseHold};
 pub use job_context::JobContext;
-pub use job_driver::{JobDriver, LocalBoxFuture};
+pub use job_driver::{BoxFuture, JobDriver, LocalBoxFuture};
 pub use moment::{JobMoment, MomentGuard};
 pub use outcome::{JobOutcome, JobWait};
 pub use pause_all::PauseAll;

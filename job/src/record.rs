@@ -24,8 +24,6 @@ pub(crate) struct JobCell {
     /// Absent in internal jobs.
     pub(crate) id: Option<Arc<str>>,
     pub(crate) driver: Arc<dyn JobDriver>,
-    /// Where the body runs.
-    pub(crate) context: Handle,
     pub(crate) finalize: Trigger,
     pub(crate) dismiss: Trigger,
     pub(crate) progress: ProgressMeter,
@@ -62,8 +60,8 @@ pub(crate) enum Body {
     NotStarted,
     /// It executes, or waits for something that is not the job's to end, such as a request.
     Busy,
-    /// It waits in a pause, a sleep or a park; the waker ends the wait.
-    Waiting(Waker),
+    /// It waits in a pause, a sleep or a park; the waker has it look again.
+    Waiting(Until, Waker),
     /// It has returned, and completion is on its way to the main context.
     Returned,
     /// The main context knows that it has returned.
@@ -86,6 +84,10 @@ pub(crate) struct Record {
     /// Changed by `State::move_to` only.
     pub(crate) status: JobStatus,
     pub(crate) body: Body,
+    /// Where the body belongs. Changes only while the job stands still.
+    pub(crate) context: Handle,
+    /// Where the body was polled last. Lags behind `context` until the body has followed.
+    pub(crate) whereabouts: Handle,
     /// Reasons to pause: one until the start, one of the user, one per hold.
     pub(crate) pause_count: u32,
     /// One of the reasons is the user's, or that of an error which waits for the user.
@@ -99,7 +101,7 @@ pub(crate) struct Record {
     /// When it was concluded, by the main context's wall clock.
     pub(crate) ended_unix_ns: Option<u64>,
     pub(crate) transaction: Key,
-    /// Those who wait for the job to stand still.
+    /// Those who wait for the job to stand still, to have moved, or to be cancelled.
     pub(crate) watchers: Vec<Waker>,
 }
 
@@ -130,13 +132,36 @@ impl Record {
         self.pause_count > 0 && !self.is_force_cancelled()
     }
 
+    /// Whether the body stands at a pause point, whatever the status says.
+    pub(crate) fn is_standing(&self) -> bool {
+        matches!(self.body, Body::Waiting(Until::Resumed, _))
+    }
+
     /// Whether the job neither does anything nor will before its pause ends.
     pub(crate) fn is_quiescent(&self) -> bool {
+        matches!(self.body, Body::NotStarted | Body::Ended) || self.is_standing()
+    }
+
+    /// Whether the body is not where it belongs, or was not when it ended.
+    pub(crate) fn is_away(&self) -> bool {
+        !self.context.is_same(&self.whereabouts)
+    }
+
+    /// Whether nothing of the job is on another context than its own.
+    pub(crate) fn is_settled(&self) -> bool {
         match self.body {
-            Body::NotStarted | Body::Ended => true,
-            Body::Waiting(_) => matches!(self.status, JobStatus::Paused | JobStatus::Standby),
-            Body::Busy | Body::Returned => false,
+            Body::NotStarted | Body::Returned | Body::Ended => true,
+            Body::Busy | Body::Waiting(..) => !self.is_away(),
         }
+    }
+
+    /// Whether the job is cancelled by force; wakes `waker` when that may have changed.
+    pub(crate) fn poll_cancelled(&mut self, waker: &Waker) -> bool {
+        let is_cancelled = self.is_force_cancelled();
+        if !is_cancelled {
+            self.watch(waker);
+        }
+        is_cancelled
     }
 
     /// Whether a wait of the body is over.
@@ -155,7 +180,7 @@ impl Record {
             .expect("nobody has four thousand million reasons to pause a job");
     }
 
-    /// Wakes `waker` when the job may have come to stand still.
+    /// Wakes `waker` when the job may have come to stand still, have moved, or be cancelled.
     pub(crate) fn watch(&mut self, waker: &Waker) {
         if !self.watchers.iter().any(|known| known.will_wake(waker)) {
             self.watchers.push(waker.clone());

@@ -52,6 +52,27 @@ enum Delivery {
     Running,
 }
 
+/// A wait of a body, as one poll of it sees it.
+#[derive(Debug)]
+pub(crate) struct Wait<'a> {
+    pub(crate) until: Until,
+    /// The context that polls.
+    pub(crate) here: &'a Handle,
+    /// The wait was for a limited time, which is over.
+    pub(crate) is_time_up: bool,
+}
+
+/// What a look at a wait came to.
+#[derive(Debug)]
+pub(crate) enum Looked {
+    /// The body goes on.
+    Over,
+    /// It waits on.
+    Stay,
+    /// It waits on, on this context.
+    Leave(Handle),
+}
+
 /// All that the registry's lock guards.
 #[derive(Default)]
 pub(crate) struct State {
@@ -109,11 +130,11 @@ impl State {
         }
     }
 
-    /// Ends a wait of the body, whose future then looks whether it is really over.
+    /// Has a body that waits look whether its wait is over.
     pub(crate) fn wake_body(&mut self, key: Key) {
-        if let Body::Waiting(waker) = &self.record(key).body {
-            let waker = waker.clone();
-            self.wakers.push(waker);
+        let record = self.jobs.get(&key);
+        if let Some(Body::Waiting(_, waker)) = record.map(|record| &record.body) {
+            self.wakers.push(waker.clone());
         }
     }
 
@@ -123,27 +144,64 @@ impl State {
         self.wake_body(key);
     }
 
-    /// Registers the body as waiting; true if the wait is over and the body busy again.
+    /// Looks whether a wait of the body, which is being polled on `here`, is over; the body is busy
+    /// again then, and registered as waiting otherwise.
     ///
     /// Looking and registering are one step under the lock, so no wake-up falls between them.
-    pub(crate) fn poll_wait(&mut self, key: Key, until: Until, waker: &Waker) -> bool {
+    pub(crate) fn poll_wait(&mut self, key: Key, wait: &Wait<'_>, waker: &Waker) -> Looked {
         let record = self.record(key);
-        if !record.is_over(until) {
-            let was_busy = record.is_busy();
-            record.body = Body::Waiting(waker.clone());
-            self.wake_watchers(key);
-            if was_busy {
-                self.note_moment(key, JobMoment::Idle);
-            }
-            return false;
+        let is_here = record.context.is_same(wait.here);
+        if is_here {
+            record.whereabouts = wait.here.clone();
         }
-        record.body = Body::Busy;
-        match until {
-            Until::Woken => record.wake_token = false,
+        if is_here && (record.is_over(wait.until) || wait.is_time_up) {
+            record.wake_token &= wait.until != Until::Woken;
+            self.end_wait(key, wait.until);
+            return Looked::Over;
+        }
+        // Before anything else it goes to where it belongs, and it stands still meanwhile.
+        let (context, was_busy) = (record.context.clone(), record.is_busy());
+        record.body = Body::Waiting(wait.until, waker.clone());
+        self.show_pause(key);
+        self.wake_watchers(key);
+        if was_busy {
+            self.note_moment(key, JobMoment::Idle);
+        }
+        match is_here {
+            true => Looked::Stay,
+            false => Looked::Leave(context),
+        }
+    }
+
+    /// The body goes on: its wait is over, or was given up.
+    fn end_wait(&mut self, key: Key, until: Until) {
+        self.set_body(key, Body::Busy);
+        if until == Until::Resumed {
             // In the same step, so that nobody sees a busy job in Paused.
-            Until::Resumed => self.leave_pause(key),
+            self.leave_pause(key);
         }
-        true
+    }
+
+    /// The future in which the body waited was dropped.
+    pub(crate) fn abandon_wait(&mut self, key: Key) {
+        if let Body::Waiting(until, _) = self.record(key).body {
+            self.end_wait(key, until);
+        }
+    }
+
+    /// Lets the status tell a pause of the user, once the body stands at its pause point.
+    ///
+    /// What only holds want is no pause of the job in this sense, and stays quiet.
+    fn show_pause(&mut self, key: Key) {
+        let record = self.record(key);
+        if !(record.is_standing() && record.user_paused && record.wants_pause()) {
+            return;
+        }
+        match record.status {
+            JobStatus::Running => self.move_to(key, JobStatus::Paused),
+            JobStatus::Ready => self.move_to(key, JobStatus::Standby),
+            _ => {}
+        }
     }
 
     /// Ready once the job stands still; registers `waker` otherwise.
@@ -171,6 +229,7 @@ impl State {
         let record = self.record(key);
         record.user_paused = true;
         record.add_pause();
+        self.show_pause(key);
         self.wake_body(key);
     }
 
@@ -197,7 +256,8 @@ impl State {
         self.forgotten.push((record, evicted));
     }
 
-    fn wake_watchers(&mut self, key: Key) {
+    /// Has those look again who wait for a change of the job.
+    pub(crate) fn wake_watchers(&mut self, key: Key) {
         let watchers = std::mem::take(&mut self.record(key).watchers);
         self.wakers.extend(watchers);
     }

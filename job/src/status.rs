@@ -16,9 +16,11 @@
 //! Who moves a job, and what is true while it is there:
 //!
 //! - **Created**: `JobRegistry::create`. The body has not run; the pause count is at least 1.
-//! - **Running**: `Job::start`, or the end of a pause. The body runs, or waits inside `run`.
-//! - **Paused**, **Standby**: a pause point of the body, from Running and Ready. The job has no
-//!   request in flight. There is no way out but back: a job cancelled here is first seen to run.
+//! - **Running**: `Job::start`, or the end of a pause. The body runs, or waits inside `run`, or
+//!   stands at a pause point because of holds alone (drains, moves): they are quiet.
+//! - **Paused**, **Standby**: the user or an error wants a pause, and the body stands at a pause
+//!   point, from Running and Ready. The job has no request in flight. There is no way out but back,
+//!   when user and holds have all let go: a job cancelled here is first seen to run.
 //! - **Ready**: the body, through `JobContext::become_ready`. `complete` is accepted.
 //! - **Waiting**: the body has ended well, that of another member of the transaction has not.
 //! - **Pending**: all members have ended well and nothing is decided: `finalize` or `cancel`.
@@ -35,11 +37,11 @@ pub enum JobStatus {
     Created,
     /// The body runs.
     Running,
-    /// At a pause point.
+    /// Stopped by the user or an error, at a pause point.
     Paused,
     /// Converged; waits for `complete`.
     Ready,
-    /// At a pause point while ready.
+    /// The same while ready.
     Standby,
     /// Done, unlike another member of its transaction.
     Waiting,

@@ -6,14 +6,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use aio::Config;
+use aio::{AioContext, Config};
 use block::{
     Attachment, ByteRange, ChildRole, Graph, Permission, Permissions,
     copy::{BlockCopy, Claim, CopyOptions},
     nodes::{MemoryNode, MemoryOptions},
 };
 use blockjob::BlockJob;
-use job::{JobConfig, JobContext, JobDriver, JobError, JobRegistry, LocalBoxFuture};
+use job::{BoxFuture, JobConfig, JobContext, JobDriver, JobError, JobRegistry};
 
 use super::{CopyEngine, ErrorPolicies};
 
@@ -28,11 +28,12 @@ struct Racing {
 }
 
 impl Racing {
-    fn look(&self, job: &JobContext) -> Result<(), JobError> {
+    fn look(&self) -> Result<(), JobError> {
         let Some(claim) = self.claim.lock().unwrap().take() else {
             return Err(JobError::failed("broken"));
         };
-        let copying = pin!(self.copy.copy(job.context(), claim));
+        let cx = AioContext::current().expect("the engine runs on one");
+        let copying = pin!(self.copy.copy(&cx, claim));
         let polled = copying.poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Ready(Ok(_))), "memory needs no wait");
         assert!(self.copy.is_complete());
@@ -45,8 +46,8 @@ impl JobDriver for Racing {
         "racing"
     }
 
-    fn run<'a>(&'a self, job: &'a JobContext) -> LocalBoxFuture<'a, Result<(), JobError>> {
-        Box::pin(self.engine.run(job, || self.look(job)))
+    fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
+        Box::pin(self.engine.run(job, || self.look()))
     }
 }
 

@@ -22,12 +22,18 @@ fn a_drain_of_either_node_waits_for_the_job_and_holds_it() {
             world.at_target.release_all();
             let section = draining.await;
 
-            assert_eq!(backup.job().status(), JobStatus::Paused);
+            assert!(backup.job().is_quiescent());
             assert_eq!(backup.report().requests_in_flight, 0);
             let written = seen(&world.at_target, FaultOp::Write);
             settle(&cx).await;
             assert_eq!(seen(&world.at_target, FaultOp::Write), written);
-            assert!(backup.job().info().is_paused);
+            let info = backup.job().info();
+            assert!(info.is_paused && !info.is_busy);
+            assert_eq!(
+                info.status,
+                JobStatus::Running,
+                "what a section does is quiet"
+            );
             drop(section);
             backup.job().wait().await.into_result().unwrap();
             assert!(world.target_bytes().await == world.source_bytes().await);
@@ -64,12 +70,12 @@ fn a_backup_that_starts_while_a_node_is_drained_waits_for_the_section() {
             let section = world.drain(node).await;
             let backup = world.start(options()).await.unwrap();
             settle(&cx).await;
-            assert_eq!(backup.job().status(), JobStatus::Paused);
+            assert!(backup.job().is_quiescent());
             assert_eq!(seen(&world.at_target, FaultOp::Write), 0);
             // A second section finds the job quiet, and its end does not end the first.
             drop(world.drain(node).await);
             settle(&cx).await;
-            assert_eq!(backup.job().status(), JobStatus::Paused);
+            assert!(backup.job().is_quiescent());
             drop(section);
             backup.job().wait().await.into_result().unwrap();
         }

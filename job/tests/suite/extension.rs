@@ -2,7 +2,7 @@
 
 use std::{any::Any, sync::Arc};
 
-use job::{JobConfig, JobContext, JobDriver, JobError, LocalBoxFuture};
+use job::{BoxFuture, JobConfig, JobContext, JobDriver, JobError};
 
 use crate::world::{Part, World};
 
@@ -17,7 +17,7 @@ impl JobDriver for Extended {
         Some(&self.0)
     }
 
-    fn run<'a>(&'a self, _job: &'a JobContext) -> LocalBoxFuture<'a, Result<(), JobError>> {
+    fn run<'a>(&'a self, _job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -158,10 +158,7 @@ impl job::JobDriver for Failing {
         "failing"
     }
 
-    fn run<'a>(
-        &'a self,
-        _job: &'a job::JobContext,
-    ) -> job::LocalBoxFuture<'a, Result<(), JobError>> {
+    fn run<'a>(&'a self, _job: &'a job::JobContext) -> job::BoxFuture<'a, Result<(), JobError>> {
         let source = Curious(self.0.clone(), self.1.clone());
         Box::pin(async { Err(JobError::failed("curious").with_source(source)) })
     }

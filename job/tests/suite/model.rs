@@ -153,8 +153,10 @@ impl Model {
     fn step(&mut self) -> bool {
         let wants_pause = self.is_user_paused || self.holds > 0;
         let next = match self.status {
-            JobStatus::Running if wants_pause => JobStatus::Paused,
-            JobStatus::Ready if wants_pause => JobStatus::Standby,
+            JobStatus::Running if self.is_user_paused => JobStatus::Paused,
+            JobStatus::Ready if self.is_user_paused => JobStatus::Standby,
+            // What only holds want is quiet.
+            JobStatus::Running | JobStatus::Ready if wants_pause => return false,
             JobStatus::Paused if !wants_pause => JobStatus::Running,
             JobStatus::Standby if !wants_pause => JobStatus::Ready,
             JobStatus::Running if self.kind.part == Part::Converge => {

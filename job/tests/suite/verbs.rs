@@ -56,7 +56,10 @@ fn check(verb: &str, apply: impl Fn(&Job) -> Result<(), JobError>, accepted: &[J
         let job = job_in(&world, status);
         let hold = job.hold_paused();
         if matches!(status, JobStatus::Paused | JobStatus::Standby) {
+            job.pause().expect("its body lives");
             world.settle();
+            // The hold keeps it where the user's pause has brought it.
+            job.resume().expect("it is paused");
         } else {
             drop(hold);
         }

@@ -10,7 +10,7 @@ use std::{
 
 use aio::{AioContext, BackendKind, Clock, Config, ManualClock};
 use job::{
-    CancelMode, Job, JobConfig, JobContext, JobDriver, JobError, JobEvent, JobRegistry,
+    BoxFuture, CancelMode, Job, JobConfig, JobContext, JobDriver, JobError, JobEvent, JobRegistry,
     LocalBoxFuture, Subscription,
 };
 
@@ -121,13 +121,13 @@ impl Actor {
     }
 
     async fn sleep(&self, job: &JobContext, ms: u64) -> Result<(), JobError> {
-        let end_ns = job.context().now_ns() + ms * 1_000_000;
-        while let left_ns @ 1.. = end_ns.saturating_sub(job.context().now_ns()) {
+        let end_ns = job.now_ns() + ms * 1_000_000;
+        while let left_ns @ 1.. = end_ns.saturating_sub(job.now_ns()) {
             if job.is_cancelled() {
                 return Err(JobError::cancelled());
             }
             job.sleep_ns(left_ns).await;
-            self.note(&format!("woke {}", job.context().now_ns() / 1_000_000));
+            self.note(&format!("woke {}", job.now_ns() / 1_000_000));
         }
         Ok(())
     }
@@ -138,7 +138,7 @@ impl JobDriver for Actor {
         "part"
     }
 
-    fn run<'a>(&'a self, job: &'a JobContext) -> LocalBoxFuture<'a, Result<(), JobError>> {
+    fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
         self.note("run");
         let boom = || Err(JobError::failed("boom"));
         match self.part {
@@ -151,7 +151,7 @@ impl JobDriver for Actor {
         }
     }
 
-    fn pause(&self) -> LocalBoxFuture<'_, ()> {
+    fn pause(&self) -> BoxFuture<'_, ()> {
         self.note("pause");
         Box::pin(std::future::ready(()))
     }

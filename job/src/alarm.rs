@@ -1,0 +1,39 @@
+//! [`Alarm`]: what ends the sleep of a body, by the clock of the context that it is on.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use aio::{AioContext, Timer, TimerClock};
+
+use crate::job::Job;
+
+/// Wakes the body at a deadline. May be dropped on any thread; a body that moves sets another one.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    has_rung: Arc<AtomicBool>,
+    /// Disarms the alarm when dropped.
+    _timer: Timer,
+}
+
+impl Alarm {
+    pub(crate) fn set(job: &Job, context: &AioContext, deadline_ns: u64) -> Self {
+        let has_rung = Arc::<AtomicBool>::default();
+        let (rings, shared, key) = (has_rung.clone(), job.shared.clone(), job.cell.key);
+        let timer = context.timer("the sleep of a job", TimerClock::Loop, move |_| {
+            // Before the body is woken, so that it sees why.
+            rings.store(true, Ordering::Release);
+            shared.update(|state| state.wake_body(key));
+        });
+        timer.arm_at_ns(deadline_ns);
+        Self {
+            has_rung,
+            _timer: timer,
+        }
+    }
+
+    pub(crate) fn has_rung(&self) -> bool {
+        self.has_rung.load(Ordering::Acquire)
+    }
+}
