@@ -174,7 +174,8 @@ impl Job {
     ///
     /// A soft cancel of a ready job may, as the job driver decides, end it well; of a job whose
     /// body has ended it changes nothing. A cancel that comes while the transaction is being
-    /// committed is accepted but too late.
+    /// committed is accepted but too late. A concluded job refuses it, as this is the user's verb: those
+    /// who end jobs for good ([`Self::cancel_sync`], `JobRegistry::cancel_all`) dismiss it instead.
     ///
     /// # Errors
     ///

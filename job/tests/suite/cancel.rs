@@ -1,5 +1,6 @@
 //! Cancels at every point of a life, soft and by force.
 
+use aio::Blocking;
 use job::{CancelMode, JobErrorKind, JobOutcome, JobStatus, Trigger};
 
 use crate::world::{Part, World, lines};
@@ -257,6 +258,108 @@ fn a_soft_cancel_of_a_job_whose_body_has_ended_changes_nothing() {
 
     assert_eq!(job.status(), JobStatus::Pending);
     assert!(!job.is_cancel_requested());
+}
+
+#[test]
+fn a_soft_cancel_of_a_waiting_job_changes_nothing() {
+    let world = World::new();
+    let transaction = world.registry.transaction();
+    let [waiting, other] = [("a", Part::EndWell), ("b", Part::UntilTold)].map(|(id, part)| {
+        let job = world.create_as(id, part, |config| {
+            config.transaction = Some(transaction.clone());
+        });
+        job.actor.stays_soft.set();
+        job.start().expect("nobody cancelled it");
+        job
+    });
+    world.settle();
+    world.log();
+
+    waiting.cancel(CancelMode::Soft).unwrap();
+    world.settle();
+    let ignored = world.events();
+    other.tell();
+    world.settle();
+
+    assert_eq!(ignored, Vec::<String>::new());
+    assert!(matches!(waiting.outcome(), Some(JobOutcome::Completed)));
+}
+
+/// As a mirror that waits for its finalize: it is not ready any more, so nothing is soft.
+#[test]
+fn a_soft_cancel_of_a_pending_job_aborts_it_if_the_driver_says_so() {
+    let world = World::new();
+    let job = world.create_as("a", Part::EndWell, |config| {
+        config.finalize = Trigger::Manual;
+    });
+    job.start().unwrap();
+    world.settle();
+    world.log();
+
+    job.cancel(CancelMode::Soft).unwrap();
+    world.settle();
+
+    let want = ["aborting", "CANCELLED", "concluded", "null"];
+    assert_eq!(world.events(), lines("a", want));
+}
+
+/// Also between the return of the body and the moment when the main context hears of it.
+#[test]
+fn a_soft_cancel_never_spoils_a_job_that_ends_well_at_it() {
+    for turns in 0..12 {
+        let world = World::new();
+        let job = world.start("a", Part::EndWell);
+        job.actor.stays_soft.set();
+        for _ in 0..turns {
+            world.context.poll(Blocking::No);
+        }
+        let _ = job.cancel(CancelMode::Soft);
+        world.settle();
+
+        let is_completed = matches!(job.outcome(), Some(JobOutcome::Completed));
+        assert!(is_completed, "after {turns} turns");
+    }
+}
+
+/// The transaction is aborted or committed, whole, whenever the cancel comes.
+#[test]
+fn a_forced_cancel_at_any_turn_comes_in_time_or_too_late() {
+    let mut seen = [false; 2];
+    for turns in 0..12 {
+        let world = World::new();
+        let job = world.start("a", Part::EndWell);
+        for _ in 0..turns {
+            world.context.poll(Blocking::No);
+        }
+        let is_accepted = job.cancel(CancelMode::Force).is_ok();
+        world.settle();
+
+        let log = world.log();
+        let has = |line: &str| log.contains(&line.to_owned());
+        let is_cancelled = matches!(job.outcome(), Some(JobOutcome::Cancelled(_)));
+        assert_eq!(is_accepted, is_cancelled, "after {turns} turns");
+        assert_eq!(has("a.abort"), is_cancelled, "{log:?}");
+        assert_eq!(has("a.commit"), !is_cancelled, "{log:?}");
+        assert_eq!(has("a CANCELLED"), is_cancelled, "{log:?}");
+        seen[usize::from(is_cancelled)] = true;
+    }
+    assert_eq!(seen, [true; 2]);
+}
+
+#[test]
+fn a_cancel_may_be_repeated_while_the_table_accepts_it() {
+    let world = World::new();
+    let job = world.start("a", Part::Deaf);
+    world.settle();
+
+    for _ in 0..3 {
+        job.cancel(CancelMode::Force).unwrap();
+        world.settle();
+    }
+    job.tell();
+    world.settle();
+
+    assert!(matches!(job.outcome(), Some(JobOutcome::Cancelled(_))));
 }
 
 #[test]

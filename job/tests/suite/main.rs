@@ -9,6 +9,7 @@ mod model;
 mod moment;
 mod pause;
 mod pause_all;
+mod refusal;
 mod threads;
 mod transaction;
 mod verbs;

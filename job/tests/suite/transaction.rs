@@ -1,6 +1,6 @@
 //! Jobs that succeed or fail together.
 
-use job::{CancelMode, Trigger};
+use job::{CancelMode, JobOutcome, Trigger};
 
 use crate::world::{Part, TestJob, World, lines};
 
@@ -139,7 +139,128 @@ fn a_late_failure_aborts_all() {
 }
 
 #[test]
-fn a_member_that_never_started_is_aborted_silently() {
+fn a_prepare_that_fails_spares_the_rest_theirs() {
+    let world = World::new();
+    let [old, new] = pair(&world, [Part::UntilTold; 2], AUTO);
+    new.actor.fails_late.set();
+    old.tell();
+    new.tell();
+    world.settle();
+
+    let log = world.log();
+    let end = log.iter().position(|line| line == "new.prepare").unwrap();
+    let want = [
+        lines("new", [".prepare", "aborting"]),
+        lines("old", [".cancel Force"]),
+        lines(
+            "new",
+            [".abort", ".clean", "COMPLETED late", "concluded", "null"],
+        ),
+        lines("old", ["aborting", ".abort", ".clean"]),
+        lines("old", ["CANCELLED", "concluded", "null"]),
+    ];
+    assert_eq!(log[end..], want.concat());
+}
+
+#[test]
+fn three_members_are_cancelled_and_end_newest_first() {
+    let world = World::new();
+    let transaction = world.registry.transaction();
+    let parts = [
+        ("a", Part::UntilTold),
+        ("b", Part::FailWhenTold),
+        ("c", Part::UntilTold),
+    ];
+    let [a, b, c] = parts.map(|(id, part)| {
+        let job = world.create_as(id, part, |config| {
+            config.transaction = Some(transaction.clone());
+        });
+        job.start().expect("nobody cancelled it");
+        job
+    });
+    world.settle();
+    world.log();
+
+    b.tell();
+    world.settle();
+
+    let cancelled = ["CANCELLED", "concluded", "null"];
+    let want = [
+        vec!["b aborting".to_owned()],
+        vec!["c.cancel Force".to_owned(), "a.cancel Force".to_owned()],
+        lines("c", ["aborting", ".abort", ".clean"]),
+        lines("c", cancelled),
+        lines(
+            "b",
+            [".abort", ".clean", "COMPLETED boom", "concluded", "null"],
+        ),
+        lines("a", ["aborting", ".abort", ".clean"]),
+        lines("a", cancelled),
+    ];
+    assert_eq!(world.log(), want.concat());
+    let text = |job: &TestJob| job.info().error.map(|error| error.to_string());
+    assert_eq!(text(&b).as_deref(), Some("boom"));
+    for other in [a, c] {
+        assert!(matches!(other.outcome(), Some(JobOutcome::Cancelled(_))));
+        assert_eq!(text(&other).as_deref(), Some("Operation canceled"));
+    }
+}
+
+#[test]
+fn an_abort_waits_for_a_body_that_does_not_notice() {
+    let world = World::new();
+    let [old, new] = pair(&world, [Part::FailWhenTold, Part::Deaf], AUTO);
+
+    old.tell();
+    world.settle();
+    let meanwhile = world.log();
+    new.tell();
+    world.settle();
+
+    assert_eq!(meanwhile, ["old aborting", "new.cancel Force"]);
+    let want = [
+        lines("new", ["aborting", ".abort", ".clean"]),
+        lines("new", ["CANCELLED", "concluded", "null"]),
+        lines(
+            "old",
+            [".abort", ".clean", "COMPLETED boom", "concluded", "null"],
+        ),
+    ];
+    assert_eq!(world.log(), want.concat());
+}
+
+#[test]
+fn members_that_are_pending_all_abort_at_a_cancel_of_one() {
+    let world = World::new();
+    let manual = [Trigger::Manual; 2];
+    let [_old, new] = pair(&world, [Part::EndWell; 2], manual);
+
+    new.cancel(CancelMode::Force).unwrap();
+    world.settle();
+
+    let want = [
+        lines("new", ["aborting", "CANCELLED", "concluded", "null"]),
+        lines("old", ["aborting", "CANCELLED", "concluded", "null"]),
+    ];
+    assert_eq!(world.events(), want.concat());
+}
+
+#[test]
+fn the_failure_of_a_job_leaves_other_transactions_alone() {
+    let world = World::new();
+    let other = world.start("other", Part::UntilTold);
+    world.start("a", Part::Fail);
+    world.settle();
+    let was_cancelled = other.is_cancel_requested();
+    other.tell();
+    world.settle();
+
+    assert!(!was_cancelled);
+    assert!(matches!(other.outcome(), Some(JobOutcome::Completed)));
+}
+
+#[test]
+fn a_member_that_never_started_is_aborted_silently_and_forgotten() {
     let world = World::new();
     let transaction = world.registry.transaction();
     let join = |config: &mut job::JobConfig| {
@@ -151,10 +272,15 @@ fn a_member_that_never_started_is_aborted_silently() {
     old.start().unwrap();
     world.settle();
 
-    let events = world.events();
-    assert!(events.contains(&"new null".to_owned()));
-    assert!(!events.contains(&"new CANCELLED".to_owned()));
-    assert_eq!(events.last().unwrap(), "old concluded");
+    let want = [
+        lines("old", ["created"]),
+        lines("new", ["created"]),
+        lines("old", ["running", ".run", "aborting"]),
+        lines("new", [".cancel Force", "aborting", ".abort", ".clean"]),
+        lines("new", ["concluded", "null"]),
+        lines("old", [".abort", ".clean", "COMPLETED boom", "concluded"]),
+    ];
+    assert_eq!(world.log(), want.concat());
     assert!(new.start().is_err());
 }
 

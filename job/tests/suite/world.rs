@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
 };
 
 use aio::{AioContext, BackendKind, Clock, Config, ManualClock};
@@ -53,6 +54,8 @@ pub(crate) enum Part {
     UntilTold,
     /// Fails with `boom` when told, whatever else happens.
     FailWhenTold,
+    /// Ends well when told, and does not look at anything else.
+    Deaf,
     /// Becomes ready, then ends well when told or asked to complete, or at a soft cancel.
     Converge,
     /// Sleeps that many milliseconds in all and logs each time it wakes.
@@ -70,6 +73,8 @@ pub(crate) struct Actor {
     is_ready: Flag,
     /// Takes every soft cancel as soft.
     pub(crate) stays_soft: Flag,
+    /// Begins the body by pausing the job in the name of its user, without a pause point after it.
+    pub(crate) pauses_itself: Flag,
     /// Makes `prepare` fail.
     pub(crate) fails_late: Flag,
     /// Keeps `prepare` from returning until it is set, if `slow_prepare` is.
@@ -89,6 +94,7 @@ impl Actor {
             told: Flag::default(),
             is_ready: Flag::default(),
             stays_soft: Flag::default(),
+            pauses_itself: Flag::default(),
             fails_late: Flag::default(),
             may_prepare: Flag::default(),
             slow_prepare: Flag::default(),
@@ -109,6 +115,17 @@ impl Actor {
             job.park().await;
         }
         Ok(())
+    }
+
+    async fn deaf(&self) -> Result<(), JobError> {
+        std::future::poll_fn(|cx| {
+            if self.told.is_set() {
+                return Poll::Ready(Ok(()));
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
     }
 
     async fn converge(&self, job: &JobContext) -> Result<(), JobError> {
@@ -140,10 +157,14 @@ impl JobDriver for Actor {
 
     fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
         self.note("run");
+        if self.pauses_itself.is_set() {
+            job.job().pause().expect("the user has not paused it");
+        }
         let boom = || Err(JobError::failed("boom"));
         match self.part {
             Part::EndWell => Box::pin(async { Ok(()) }),
             Part::Fail => Box::pin(async move { boom() }),
+            Part::Deaf => Box::pin(self.deaf()),
             Part::UntilTold => Box::pin(self.until_told(job)),
             Part::FailWhenTold => Box::pin(async move { self.until_told(job).await.and(boom()) }),
             Part::Converge => Box::pin(self.converge(job)),
