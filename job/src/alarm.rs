@@ -5,9 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use aio::{AioContext, Timer, TimerClock};
-
-use crate::job::Job;
+use crate::{
+    job::Job,
+    runtime::{AioContext, Timer, TimerClock},
+};
 
 /// Wakes the body at a deadline. May be dropped on any thread; a body that moves sets another one.
 #[derive(Debug)]

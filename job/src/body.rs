@@ -1,9 +1,8 @@
 //! The task that runs the body of a job, from start to the hand-over to the main context.
 
-use aio::Handle;
-
 use crate::{
-    error::JobError, job::Job, job_context::JobContext, record::Body, transaction::complete,
+    error::JobError, job::Job, job_context::JobContext, record::Body, runtime::Handle,
+    transaction::complete,
 };
 
 /// Runs the body, beginning on `context`. The job is in Running, and was not before.

@@ -7,13 +7,12 @@ use std::{
     task::{Poll, Waker},
 };
 
-use aio::AioContext;
-
 use crate::{
     error::{JobError, JobErrorKind},
     job::Job,
     record::Key,
     registry::JobRegistry,
+    runtime::AioContext,
     state::{Shared, State},
     status::JobStatus,
     transaction::Phase,

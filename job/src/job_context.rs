@@ -7,8 +7,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use aio::{AioContext, Handle, JoinHandle};
-
 use crate::{
     alarm::Alarm,
     event::JobEvent,
@@ -17,6 +15,7 @@ use crate::{
     moment::JobMoment,
     progress::ProgressMeter,
     record::{Record, Until},
+    runtime::{self, AioContext, Closed, Handle, Join, JoinHandle},
     state::{Looked, Wait},
     status::JobStatus,
 };
@@ -113,7 +112,7 @@ impl JobContext {
         let mut task = OwnTask(self.spawn(start).join());
         match poll_fn(|cx| Pin::new(&mut task.0).poll(cx)).await {
             Ok(result) => result,
-            Err(aio::Closed) => std::future::pending().await,
+            Err(Closed) => std::future::pending().await,
         }
     }
 
@@ -247,11 +246,11 @@ fn here() -> AioContext {
 
 /// Has the body be polled on `target` next.
 fn leave_for(target: &Handle, cx: &mut Context<'_>) -> Poll<()> {
-    Pin::new(&mut aio::reschedule_to(target)).poll(cx)
+    Pin::new(&mut runtime::reschedule_to(target)).poll(cx)
 }
 
 /// A task that nobody else waits for; goes when this is dropped.
-struct OwnTask<T>(aio::Join<T>);
+struct OwnTask<T>(Join<T>);
 
 impl<T> Drop for OwnTask<T> {
     fn drop(&mut self) {

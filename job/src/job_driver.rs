@@ -2,9 +2,7 @@
 
 use std::{any::Any, future::Future, pin::Pin};
 
-use aio::AioContext;
-
-use crate::{error::JobError, job_context::JobContext, verb::CancelMode};
+use crate::{error::JobError, job_context::JobContext, runtime::AioContext, verb::CancelMode};
 
 /// A future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

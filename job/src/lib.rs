@@ -24,6 +24,14 @@
 //! Speed limits and error policies belong to jobs that move bytes, one crate up.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    all(test, shuttle),
+    expect(
+        private_bounds,
+        private_interfaces,
+        reason = "only models see the stand-ins"
+    )
+)]
 
 mod alarm;
 mod body;
@@ -32,6 +40,8 @@ mod error;
 mod event;
 mod finish;
 mod history;
+#[cfg(all(test, shuttle))]
+mod interleave;
 mod job;
 mod job_context;
 mod job_driver;
@@ -42,6 +52,7 @@ mod progress;
 mod record;
 mod registry;
 mod relocate;
+mod runtime;
 mod state;
 mod status;
 mod transaction;

@@ -3,11 +3,15 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Condvar, Mutex, MutexGuard},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
-use crate::{error::JobError, record::JobCell};
+use crate::{
+    error::JobError,
+    record::JobCell,
+    runtime::{Condvar, Mutex, MutexGuard},
+};
 
 /// How a job ended.
 #[derive(Clone, Debug)]

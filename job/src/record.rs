@@ -2,8 +2,6 @@
 
 use std::{fmt, sync::Arc, task::Waker};
 
-use aio::Handle;
-
 use crate::{
     error::JobError,
     event::EventJob,
@@ -11,6 +9,7 @@ use crate::{
     outcome::{Ending, JobOutcome},
     progress::ProgressMeter,
     registry::Trigger,
+    runtime::Handle,
     status::JobStatus,
     verb::CancelMode,
 };

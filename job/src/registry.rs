@@ -2,8 +2,6 @@
 
 use std::{fmt, sync::Arc};
 
-use aio::Handle;
-
 use crate::{
     error::JobError,
     event::JobEvent,
@@ -13,6 +11,7 @@ use crate::{
     outcome::Ending,
     progress::ProgressMeter,
     record::{Body, JobCell, Key, Record},
+    runtime::Handle,
     state::{Shared, State},
     status::JobStatus,
     transaction::Transaction,

@@ -6,9 +6,7 @@
 
 use std::task::{Poll, Waker};
 
-use aio::Handle;
-
-use crate::{error::JobError, job::Job, record::Key, state::State};
+use crate::{error::JobError, job::Job, record::Key, runtime::Handle, state::State};
 
 impl Job {
     /// The context that the job belongs to: its body runs there as soon as it runs.

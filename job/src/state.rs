@@ -12,11 +12,9 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
     task::{Poll, Waker},
 };
-
-use aio::Handle;
 
 use crate::{
     event::{EventJob, JobEvent},
@@ -24,6 +22,7 @@ use crate::{
     job::Job,
     moment::{JobMoment, Notifier, NotifierKey},
     record::{Body, Key, Record, Until},
+    runtime::{Handle, Mutex, MutexGuard},
     status::JobStatus,
     transaction::Group,
 };

@@ -17,8 +17,6 @@
 
 use std::{sync::Arc, task::Poll};
 
-use aio::{AioContext, TimerClock};
-
 use crate::{
     cancel::request_cancel,
     error::JobError,
@@ -27,6 +25,7 @@ use crate::{
     outcome::JobOutcome,
     record::{Body, JobCell, Key},
     registry::Trigger,
+    runtime::{AioContext, TimerClock},
     state::{Shared, State},
     status::JobStatus,
     verb::{CancelMode, JobVerb},

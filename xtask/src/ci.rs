@@ -13,7 +13,10 @@ use crate::{licences, stress, tidy};
 /// What `longshore` exits with where the kernel cannot do what was asked for.
 const EXIT_UNSUPPORTED: i32 = 8;
 
-const STEPS: [(&str, Step); 12] = [
+/// Schedules that the models of jobs go through at least, all together.
+const SCHEDULES_MIN: usize = 100_000;
+
+const STEPS: [(&str, Step); 13] = [
     ("tidy", |ci| done(tidy::run(ci.workspace))),
     ("fmt", |ci| ci.cargo("fmt --all --check")),
     ("clippy", |ci| {
@@ -21,6 +24,7 @@ const STEPS: [(&str, Step); 12] = [
     }),
     ("test", |ci| ci.test()),
     ("loom", |ci| ci.loom()),
+    ("interleave", |ci| ci.interleave()),
     ("address", |ci| ci.address()),
     ("stress", |ci| done(stress::run(ci.workspace, &[]))),
     ("doc", |ci| ci.doc()),
@@ -95,45 +99,60 @@ impl Ci<'_> {
         Ok(Outcome::Passed)
     }
 
-    /// Checks the models of every crate that has some: those that depend on loom.
-    fn loom(&mut self) -> Result<Outcome> {
-        let packages = self.workspace.packages.iter();
-        let modelled = packages.filter(|it| it.dependencies.iter().any(|it| it.name == "loom"));
-        let modelled: Vec<&str> = modelled.map(|package| package.name.as_str()).collect();
-        ensure!(
-            !modelled.is_empty(),
-            "no crate has a model: the wake protocol must have one"
-        );
-        for package in modelled {
-            // Another RUSTFLAGS would rebuild everything, here and at the next step.
-            let target_dir = self.workspace.target_dir.join("loom");
-            let mut command = self.workspace.cargo();
-            command.args([
-                "test",
-                "--locked",
-                "--release",
-                "--lib",
-                "-p",
-                package,
-                "loom_",
-            ]);
-            command
-                .env("RUSTFLAGS", "--cfg loom")
-                .env("CARGO_TARGET_DIR", target_dir);
-            // A mutant panics, and the traces of its many threads take minutes to print.
-            command.env("RUST_BACKTRACE", "0");
+    /// Checks the models of every crate that has some for loom.
+    fn loom(&self) -> Result<Outcome> {
+        self.models("loom", |command| {
             // Without a bound the larger models run for hours; three show every mistake known so far.
             if std::env::var_os("LOOM_MAX_PREEMPTIONS").is_none() {
                 command.env("LOOM_MAX_PREEMPTIONS", "3");
             }
+        })
+        .map(|_| Outcome::Passed)
+    }
+
+    /// Runs the models of every crate that has some for shuttle, and counts their schedules.
+    fn interleave(&self) -> Result<Outcome> {
+        let schedules = self.models("shuttle", |command| {
+            // How many there were, and from which seeds.
+            command.args(["--", "--show-output"]);
+        })?;
+        println!("interleave: {schedules} schedules");
+        ensure!(
+            schedules >= SCHEDULES_MIN,
+            "{schedules} schedules, {SCHEDULES_MIN} are wanted"
+        );
+        Ok(Outcome::Passed)
+    }
+
+    /// Runs the models of every crate that depends on `checker`: tests with its name in theirs.
+    /// Returns how many schedules they have counted.
+    fn models(&self, checker: &str, change: impl Fn(&mut Command)) -> Result<usize> {
+        let packages = self.workspace.packages.iter();
+        let modelled = packages.filter(|it| it.dependencies.iter().any(|it| it.name == checker));
+        let modelled: Vec<&str> = modelled.map(|package| package.name.as_str()).collect();
+        ensure!(!modelled.is_empty(), "no crate has a model for {checker}");
+        let filter = format!("{checker}_");
+        let mut schedules = 0;
+        for package in modelled {
+            let mut command = self.workspace.cargo();
+            let args = ["test", "--locked", "--release", "--lib", "-p", package];
+            command.args(args).arg(&filter);
+            change(&mut command);
+            // Another RUSTFLAGS would rebuild everything, here and at the next step.
+            command
+                .env("RUSTFLAGS", format!("--cfg {checker}"))
+                .env("CARGO_TARGET_DIR", self.workspace.target_dir.join(checker));
+            // A mutant panics, and the traces of its many threads take minutes to print.
+            command.env("RUST_BACKTRACE", "0");
             let summary = test::run_cargo(&mut command)?;
             ensure!(summary.failed() == 0, "models of `{package}` failed");
             ensure!(
                 summary.passed() > 0,
-                "`{package}` has no test with `loom_` in its name"
+                "`{package}` has no test with `{filter}` in its name"
             );
+            schedules += summary.schedules();
         }
-        Ok(Outcome::Passed)
+        Ok(schedules)
     }
 
     /// Runs the tests of `aio` under the address sanitizer.

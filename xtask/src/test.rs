@@ -19,6 +19,8 @@ pub(crate) struct Summary {
     skips: Vec<String>,
     /// Test programs that began and did not come to an end.
     unfinished: usize,
+    /// Schedules that models were run under, all together.
+    schedules: usize,
 }
 
 /// Runs the tests and the examples in the documentation. `args` go to the test programs.
@@ -103,6 +105,11 @@ impl Summary {
         self.failures.len()
     }
 
+    /// How many schedules models have said that they were run under.
+    pub(crate) fn schedules(&self) -> usize {
+        self.schedules
+    }
+
     /// The one line of counts.
     pub(crate) fn counts(&self) -> String {
         let (passed, failed, skipped) = (self.passed, self.failures.len(), self.skips.len());
@@ -113,6 +120,7 @@ impl Summary {
         self.passed += other.passed;
         self.failures.extend(other.failures);
         self.skips.extend(other.skips);
+        self.schedules += other.schedules;
     }
 
     /// Reads one line of a test program.
@@ -122,6 +130,8 @@ impl Summary {
         } else if let Some(result) = line.strip_prefix("test result: ") {
             self.unfinished = self.unfinished.saturating_sub(1);
             self.passed += count_before(result, " passed");
+        } else if line.starts_with("explored ") && line.ends_with(" schedules") {
+            self.schedules += count_before(line, " schedules");
         } else if let Some((name, outcome)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.rsplit_once(" ... "))
@@ -257,6 +267,12 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 5 filtered out; fini
     fn a_build_that_fails_is_a_failure() {
         assert_eq!(summary("", "", 1).counts(), "0 passed, 1 failed, 0 skipped");
         assert_eq!(summary("", "", 0).counts(), "0 passed, 0 failed, 0 skipped");
+    }
+
+    #[test]
+    fn schedules_of_models_add_up() {
+        let output = "explored a: 8000 schedules\nexplored b: 12 schedules\nexplored all\n";
+        assert_eq!(summary(output, "", 0).schedules(), 8012);
     }
 
     #[test]

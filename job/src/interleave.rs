@@ -1,0 +1,66 @@
+//! Models: jobs under schedules of shuttle, which switches threads at every lock and hand-over.
+//!
+//! Each model runs thousands of times, half of them with random switches and half with few switches
+//! at random places, from a fresh seed that is printed. docs/testing.md tells how to have the same
+//! again. What holds after each run, whatever it did, is checked by [`Stage::finish`].
+
+mod ends;
+mod moves;
+mod pauses;
+mod stage;
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    str::FromStr,
+};
+
+use shuttle::{
+    Config, MaxSteps, Runner,
+    scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler},
+};
+
+/// How many schedules each model is run under, unless `INTERLEAVE_SCHEDULES` says otherwise.
+const SCHEDULES: usize = 8000;
+
+/// Switches between threads that have not come to wait, in the schedules with few of them.
+const FEW: usize = 3;
+
+/// Runs `model` under many schedules, and tells how many there were.
+#[expect(
+    clippy::print_stdout,
+    reason = "CI shows the seeds and adds up the schedules"
+)]
+fn explore(model: impl Fn() + Send + Sync + Clone + 'static) {
+    if let Some(path) = std::env::var_os("INTERLEAVE_REPLAY") {
+        let replay = ReplayScheduler::new_from_file(path).expect("a schedule lies there");
+        run(replay, model);
+        return;
+    }
+    let schedules = variable("INTERLEAVE_SCHEDULES").unwrap_or(SCHEDULES);
+    let seed = variable("SHUTTLE_RANDOM_SEED").unwrap_or_else(fresh_seed);
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("a model");
+    println!("exploring {name}: seed {seed}");
+    let few = PctScheduler::new_from_seed(seed, FEW, schedules / 2);
+    let many = RandomScheduler::new_from_seed(seed, schedules - schedules / 2);
+    let ran = run(few, model.clone()) + run(many, model);
+    println!("explored {name}: {ran} schedules");
+}
+
+fn run(scheduler: impl Scheduler + 'static, model: impl Fn() + Send + Sync + 'static) -> usize {
+    let mut config = Config::new();
+    config.stack_size = 256 << 10;
+    // Many times what the longest of them takes, unless it turns in circles.
+    config.max_steps = MaxSteps::FailAfter(20_000);
+    Runner::new(scheduler, config).run(model)
+}
+
+fn variable<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    let value = text.parse().ok();
+    Some(value.expect("the variables of models are numbers"))
+}
+
+fn fresh_seed() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
