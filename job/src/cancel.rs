@@ -37,14 +37,15 @@ pub(crate) fn request_cancel(shared: &Arc<Shared>, cell: &Arc<JobCell>, mode: Ca
     });
 }
 
-/// Takes away the user's reason to pause, if there is one, after telling the job driver.
-pub(crate) fn undo_user_pause(shared: &Arc<Shared>, cell: &Arc<JobCell>) {
+/// Takes away the user's reason to pause after telling the job driver; false if there is none, or
+/// if somebody else is doing so.
+pub(crate) fn undo_user_pause(shared: &Arc<Shared>, cell: &Arc<JobCell>) -> bool {
     let is_claimed = shared.update(|state| {
         let record = state.jobs.get_mut(&cell.key);
         record.is_some_and(|record| std::mem::take(&mut record.user_paused))
     });
     if !is_claimed {
-        return;
+        return false;
     }
     cell.driver.user_resume();
     shared.update(|state| {
@@ -53,4 +54,5 @@ pub(crate) fn undo_user_pause(shared: &Arc<Shared>, cell: &Arc<JobCell>) {
             state.wake_body(cell.key);
         }
     });
+    true
 }

@@ -166,8 +166,11 @@ impl Job {
             return Err(JobError::not_paused());
         }
         self.check_verb(JobVerb::Resume)?;
-        undo_user_pause(&self.shared, &self.cell);
-        Ok(())
+        // Of two at once, one finds nothing to undo any more.
+        match undo_user_pause(&self.shared, &self.cell) {
+            true => Ok(()),
+            false => Err(JobError::not_paused()),
+        }
     }
 
     /// Asks the job to end early. A pause of the user is undone, other reasons to pause stay.
