@@ -122,21 +122,20 @@ impl Job {
 
     /// Gives up a job whose creation failed after it was listed: Created becomes Null.
     ///
-    /// No hook runs. A job that is not in Created any more is left alone.
+    /// No hook runs, and the rest of its transaction goes on without it. A job that is not in
+    /// Created any more is left alone.
     pub fn discard(&self) {
         let key = self.cell.key;
-        let is_discarded = self.shared.update(|state| {
+        let discarded = self.shared.update(|state| {
             let record = state.jobs.get(&key);
-            let is_created = record.is_some_and(|record| record.status == JobStatus::Created);
-            if is_created {
-                state.leave_group(key);
-                state.forget(key);
-            }
-            is_created
+            record.filter(|record| record.status == JobStatus::Created)?;
+            Some(state.discard(key))
         });
-        if is_discarded {
-            let outcome = JobOutcome::Cancelled(JobError::cancelled());
-            self.cell.ending.set(outcome);
+        let Some(step) = discarded else { return };
+        let outcome = JobOutcome::Cancelled(JobError::cancelled());
+        self.cell.ending.set(outcome);
+        if let Some(step) = step {
+            spawn_step(&self.shared, step);
         }
     }
 

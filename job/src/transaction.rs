@@ -157,7 +157,10 @@ impl State {
     /// Adds a job to a transaction; refused once the transaction has begun to end.
     pub(crate) fn join_group(&mut self, group: Key, key: Key) -> Result<(), JobError> {
         let group = self.groups.entry(group).or_default();
-        if group.phase != Phase::Open {
+        // The first member stands for all: they become Pending together.
+        let first = group.members.first().and_then(|key| self.jobs.get(key));
+        let is_decided = first.is_some_and(|first| first.status == JobStatus::Pending);
+        if group.phase != Phase::Open || is_decided {
             return Err(JobError::failed("the transaction has already ended"));
         }
         group.members.insert(0, key);
@@ -172,6 +175,18 @@ impl State {
         if group.members.is_empty() {
             self.groups.remove(&transaction);
         }
+    }
+
+    /// Forgets a job that was never started: the others may have waited for nobody else.
+    pub(crate) fn discard(&mut self, key: Key) -> Option<Step> {
+        let transaction = self.record(key).transaction;
+        self.leave_group(key);
+        self.forget(key);
+        let group = self.groups.get(&transaction)?;
+        if group.phase != Phase::Open {
+            return None;
+        }
+        self.all_waiting(transaction)
     }
 
     /// Whether a cancel of this job can still change its end.

@@ -1,6 +1,6 @@
 //! Jobs that succeed or fail together.
 
-use job::{CancelMode, JobOutcome, Trigger};
+use job::{CancelMode, JobOutcome, JobStatus, Trigger};
 
 use crate::world::{Part, TestJob, World, lines};
 
@@ -364,4 +364,46 @@ fn a_transaction_that_ends_takes_no_more_members() {
 
     assert_eq!(error.to_string(), "the transaction has already ended");
     assert!(slow.outcome().is_some());
+}
+
+#[test]
+fn a_transaction_whose_members_await_a_finalize_takes_no_more_members() {
+    let world = World::new();
+    let transaction = world.registry.transaction();
+    let manual = world.create_as("manual", Part::EndWell, |config| {
+        config.transaction = Some(transaction.clone());
+        config.finalize = Trigger::Manual;
+    });
+    manual.start().unwrap();
+    world.settle();
+    assert_eq!(manual.status(), JobStatus::Pending);
+
+    let (mut config, _actor) = world.config("late", Part::EndWell);
+    config.transaction = Some(transaction);
+    let error = world.registry.create(config).unwrap_err();
+    manual.finalize().unwrap();
+    world.settle();
+
+    assert_eq!(error.to_string(), "the transaction has already ended");
+    assert!(matches!(manual.outcome(), Some(JobOutcome::Completed)));
+}
+
+#[test]
+fn members_do_not_wait_for_one_that_was_discarded() {
+    let world = World::new();
+    let transaction = world.registry.transaction();
+    let create = |id| {
+        world.create_as(id, Part::EndWell, |config| {
+            config.transaction = Some(transaction.clone());
+        })
+    };
+    let (old, given_up) = (create("old"), create("given_up"));
+    old.start().unwrap();
+    world.settle();
+    assert_eq!(old.status(), JobStatus::Waiting);
+
+    given_up.discard();
+    world.settle();
+
+    assert!(matches!(old.outcome(), Some(JobOutcome::Completed)));
 }
