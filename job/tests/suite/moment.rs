@@ -166,6 +166,31 @@ fn moments_of_a_body_elsewhere_are_told_on_the_main_context() {
 }
 
 #[test]
+fn a_main_context_that_is_late_is_told_once_that_a_job_is_idle() {
+    let world = World::new();
+    let thread = IoThread::start(Config::default()).unwrap();
+    let actor = Arc::new(Actor::new("a", Part::SleepMs(3_600_000), world.log.clone()));
+    let config = JobConfig::new("a", actor, thread.handle().clone());
+    let job = world.registry.create(config).unwrap();
+    let _guards = log_all(&job, "a", &world.log);
+    job.start().unwrap();
+    // Two turns of the thread after each wake-up, while the main loop does not turn.
+    for _ in 0..5 {
+        job.wake();
+        thread.handle().call(|_| ()).wait();
+        thread.handle().call(|_| ()).wait();
+    }
+    let meanwhile = world.log();
+    world.settle();
+
+    let woke = meanwhile.iter().filter(|line| line.contains("a.woke"));
+    assert!(woke.count() > 1, "{meanwhile:?}");
+    assert_eq!(world.events(), lines("a", ["<Idle>"]));
+    job.cancel(CancelMode::Force).unwrap();
+    world.context.block_on(job.wait());
+}
+
+#[test]
 fn what_a_callback_does_is_told_after_it() {
     let world = World::new();
     let job = world.create_as("a", Part::Converge, |config| {

@@ -36,6 +36,10 @@ const PRINTERS: &[(&str, &str)] = &[
 const LOOPS: &[(&str, &str)] = &[
     ("aio/", "the loop itself"),
     ("benches/", "start-up of a measurement"),
+    (
+        "job/src/finish.rs",
+        "lets code that cannot await wait for a job, as embedders are promised",
+    ),
     ("longshore/src/main.rs", "start-up"),
 ];
 
