@@ -151,7 +151,7 @@ impl JobContext {
         if self.look(|record| record.wants_pause()) {
             let driver = &*self.job.cell.driver;
             let _resume = Resume(driver);
-            driver.pause().await;
+            self.or_cancelled(driver.pause()).await;
             self.wait(Until::Resumed, None).await;
         }
     }

@@ -39,7 +39,8 @@ pub trait JobDriver: Send + Sync + 'static {
     /// ([`Job::set_context`](crate::Job::set_context)): during its waits, and only then.
     ///
     /// It must reach a pause point in bounded time, see that it is cancelled
-    /// ([`JobContext::is_cancelled`]), and have no request in flight when it returns.
+    /// ([`JobContext::is_cancelled`]), and have no request in flight when it returns; but a job that is
+    /// cancelled by force waits for nothing that may never come ([`JobContext::or_cancelled`]).
     ///
     /// # Errors
     ///
@@ -48,7 +49,7 @@ pub trait JobDriver: Send + Sync + 'static {
     fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>>;
 
     /// A pause is about to begin, of the user or of a hold: ends once no request is in flight, and
-    /// nothing else is left on the job's context. Runs there.
+    /// nothing else is left on the job's context. Runs there; dropped if the job is cancelled by force meanwhile.
     fn pause(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }

@@ -1,6 +1,6 @@
 //! Pauses: of the user, of holds, of errors; and what they do to sleeps.
 
-use job::{JobErrorKind, JobStatus};
+use job::{CancelMode, JobErrorKind, JobStatus};
 
 use crate::world::{Part, World, lines};
 
@@ -132,6 +132,34 @@ fn a_second_pause_is_refused_and_does_not_count() {
     assert_eq!(refused.to_string(), "Job is already paused");
     assert_eq!(job.status(), JobStatus::Running);
     assert!(!job.info().is_paused);
+}
+
+#[test]
+fn a_forced_cancel_leaves_a_pause_that_waits_for_what_never_comes() {
+    let world = World::new();
+    let job = world.start("a", Part::UntilTold);
+    world.settle();
+    job.actor.hangs_in_pause.set();
+    let _hold = job.hold_paused();
+    world.settle();
+    let stands_still = job.is_quiescent();
+    world.log();
+
+    job.cancel(CancelMode::Force).unwrap();
+    world.settle();
+
+    assert!(!stands_still);
+    let want = [
+        ".cancel Force",
+        ".resume",
+        "aborting",
+        ".abort",
+        ".clean",
+        "CANCELLED",
+        "concluded",
+        "null",
+    ];
+    assert_eq!(world.log(), lines("a", want));
 }
 
 #[test]

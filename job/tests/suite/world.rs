@@ -75,6 +75,8 @@ pub(crate) struct Actor {
     pub(crate) stays_soft: Flag,
     /// Begins the body by pausing the job in the name of its user, without a pause point after it.
     pub(crate) pauses_itself: Flag,
+    /// Keeps `pause` from returning for ever.
+    pub(crate) hangs_in_pause: Flag,
     /// Makes `prepare` fail.
     pub(crate) fails_late: Flag,
     /// Keeps `prepare` from returning until it is set, if `slow_prepare` is.
@@ -95,6 +97,7 @@ impl Actor {
             is_ready: Flag::default(),
             stays_soft: Flag::default(),
             pauses_itself: Flag::default(),
+            hangs_in_pause: Flag::default(),
             fails_late: Flag::default(),
             may_prepare: Flag::default(),
             slow_prepare: Flag::default(),
@@ -174,7 +177,10 @@ impl JobDriver for Actor {
 
     fn pause(&self) -> BoxFuture<'_, ()> {
         self.note("pause");
-        Box::pin(std::future::ready(()))
+        match self.hangs_in_pause.is_set() {
+            true => Box::pin(std::future::pending()),
+            false => Box::pin(std::future::ready(())),
+        }
     }
 
     fn resume(&self) {
