@@ -331,6 +331,17 @@ impl BlockCopy {
         }
     }
 
+    /// Waits until something that is in flight now has been copied or given back; if nothing is, it is ready at once.
+    pub fn landed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let whole = ByteRange::between(0, self.len_bytes);
+        let landed = self.ledger.landed(whole);
+        async move {
+            if let Some(landed) = landed {
+                landed.await;
+            }
+        }
+    }
+
     /// Whether [`BlockCopy::ensure_copied`] would have anything to do or to wait for.
     #[must_use]
     pub fn needs_copy(&self, range: ByteRange) -> bool {

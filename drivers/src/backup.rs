@@ -15,6 +15,8 @@
 //! else in the background. The job is done when no cluster is left to copy and the target has been
 //! flushed: a backup that completed is durable.
 
+mod held;
+
 use std::{
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,11 +24,9 @@ use std::{
 
 use aio::{AioContext, Handle};
 use block::{
-    BlockError, Child, Graph, Node, Operation, Permissions,
-    copy::{CopyCounters, CopyOptions, TargetContent},
-    nodes::copy_before_write::{
-        AddedLatency, CbwHandle, CbwOptions, CopyBeforeWriteNode, OnCbwError,
-    },
+    BlockError, Graph, Node,
+    copy::{CopyCounters, TargetContent},
+    nodes::copy_before_write::{AddedLatency, CbwHandle, OnCbwError},
 };
 use blockjob::{BlockJob, ErrorAction, ErrorSide, OnError};
 use job::{
@@ -38,6 +38,8 @@ use crate::{
     copy_engine::{CopyEngine, ErrorPolicies, job_error},
     pace::PaceReport,
 };
+
+use held::{Held, Remains};
 
 /// What a backup is to do.
 #[derive(Clone, Debug)]
@@ -116,12 +118,15 @@ pub struct BackupReport {
     pub done_bytes: u64,
     /// The same by the way they went.
     pub counters: CopyCounters,
-    /// Requests of the background copy in flight.
+    /// Requests of the background copy in flight; after a forced cancel, those that have not returned yet.
     pub requests_in_flight: u32,
     /// What bounds them.
     pub pace: PaceReport,
     /// What the filter has cost guest requests.
     pub guest: AddedLatency,
+    /// Guests still use the filter. After the end, because requests of theirs inside it do not return: then it passes
+    /// everything through, and goes when they are back.
+    pub filter_is_in_place: bool,
 }
 
 /// A backup under way, or ended. Cheap to clone; any thread; dropping it does nothing to the job.
@@ -234,100 +239,6 @@ impl Drop for Undo {
     }
 }
 
-/// The filter and the edges, from creation to clean.
-struct Held {
-    graph: Graph,
-    filter: Node,
-    /// The job's own, which make a drain of source or target pause the job. What may be done with
-    /// the two nodes is the filter's to say, from the moment it is put in.
-    edges: Vec<Child>,
-    cbw: CbwHandle,
-    engine: Arc<CopyEngine>,
-}
-
-impl Held {
-    /// Builds the filter and attaches the job; nobody's requests go through the filter yet.
-    fn make(
-        graph: &Graph,
-        block_job: &BlockJob,
-        (source, target): (&Node, &Node),
-        options: &BackupOptions,
-    ) -> Result<Self, BlockError> {
-        graph.check_operation(source, Operation::BackupSource)?;
-        graph.check_operation(target, Operation::BackupTarget)?;
-        let cbw_options = CbwOptions {
-            copy: CopyOptions {
-                cluster_bytes_min: 0,
-                target_content: options.target_content,
-            },
-            on_cbw_error: options.on_cbw_error,
-            timeout_ns: options.cbw_timeout_ns,
-        };
-        let (filter, cbw) =
-            CopyBeforeWriteNode::add_to(graph, None, (source, target), cbw_options)?;
-        let copy = cbw.block_copy().clone();
-        let policies = options.policies();
-        let engine = CopyEngine::new(copy, block_job.clone(), policies, filter.clone());
-        let mut held = Self {
-            graph: graph.clone(),
-            filter,
-            edges: Vec::new(),
-            cbw,
-            engine: Arc::new(engine),
-        };
-        match held.attach(block_job, (source, target)) {
-            Ok(()) => Ok(held),
-            Err(error) => {
-                held.forget(block_job);
-                Err(error)
-            }
-        }
-    }
-
-    fn attach(
-        &mut self,
-        block_job: &BlockJob,
-        (source, target): (&Node, &Node),
-    ) -> Result<(), BlockError> {
-        for (node, name) in [(source, "source"), (target, "target")] {
-            let edge = block_job.attach(node, name, Permissions::IDLE)?;
-            self.edges.push(edge);
-        }
-        block_job.block_operations(source, &[Operation::BackupSource])?;
-        block_job.block_operations(target, &[])?;
-        block_job.block_operations(&self.filter, &[])
-    }
-
-    /// Takes the filter, above which nobody is, out of the graph, and lets go of everything.
-    fn forget(self, block_job: &BlockJob) {
-        let Self {
-            graph,
-            filter,
-            edges,
-            cbw,
-            engine,
-        } = self;
-        drop((edges, cbw, engine));
-        block_job.release();
-        if let Err(error) = graph.remove_node(&filter) {
-            tracing::error!(%error, "the filter of a backup stays in the graph");
-        }
-    }
-
-    fn report(&self) -> BackupReport {
-        let copy = self.cbw.block_copy();
-        let (requests_in_flight, pace) = self.engine.pace();
-        BackupReport {
-            len_bytes: copy.len_bytes(),
-            done_bytes: copy.done_bytes(),
-            counters: copy.counters(),
-            requests_in_flight,
-            pace,
-            guest: self.cbw.added_latency(),
-        }
-    }
-}
-
 /// The inside of a backup job.
 struct BackupDriver {
     block_job: BlockJob,
@@ -339,8 +250,8 @@ struct BackupDriver {
 enum Stage {
     /// From the start until clean.
     Held(Held),
-    /// After that; the last report is kept.
-    Over(BackupReport),
+    /// After that.
+    Over(Remains),
 }
 
 impl BackupDriver {
@@ -367,7 +278,7 @@ impl BackupDriver {
     fn report(&self) -> BackupReport {
         match &*self.lock() {
             Stage::Held(held) => held.report(),
-            Stage::Over(report) => *report,
+            Stage::Over(remains) => remains.report(),
         }
     }
 
@@ -377,20 +288,26 @@ impl BackupDriver {
         let Stage::Held(held) = &*stage else {
             return None;
         };
-        let report = BackupReport {
-            requests_in_flight: 0,
-            ..held.report()
-        };
-        match mem::replace(&mut *stage, Stage::Over(report)) {
+        let remains = held.remains();
+        match mem::replace(&mut *stage, Stage::Over(remains)) {
             Stage::Held(held) => Some(held),
             Stage::Over(_) => None,
         }
     }
 
+    /// Lets guests go on without the copy.
+    fn give_up(&self) {
+        let exit = match &*self.lock() {
+            Stage::Held(held) => held.exit(),
+            Stage::Over(_) => return,
+        };
+        exit.give_up();
+    }
+
     async fn copy_all(&self, job: &JobContext) -> Result<(), JobError> {
         let (cbw, engine) = self.tools().expect("held until clean");
         engine.run(job, || whole(&cbw)).await?;
-        while let Err(error) = flush(job, &cbw).await {
+        while let Err(error) = flush(job, &cbw).await? {
             let policy = match self.policies.target {
                 // A job that says that it is complete without a flush would lie.
                 OnError::Ignore => OnError::Report,
@@ -408,11 +325,12 @@ impl BackupDriver {
     }
 }
 
-/// Makes what the target has been given durable.
-async fn flush(job: &JobContext, cbw: &CbwHandle) -> Result<(), BlockError> {
+/// Makes what the target has been given durable, unless the job is cancelled: then it is left to itself.
+async fn flush(job: &JobContext, cbw: &CbwHandle) -> Result<Result<(), BlockError>, JobError> {
     let copy = cbw.block_copy().clone();
-    job.on_context(|cx| async move { copy.flush(&cx).await })
-        .await
+    let flushing = job.spawn(|cx| async move { copy.flush(&cx).await });
+    let flushed = job.or_cancelled(flushing).await;
+    flushed.ok_or_else(JobError::cancelled)
 }
 
 /// Fails once the filter could not save old data and let the guest go on.
@@ -432,7 +350,14 @@ impl JobDriver for BackupDriver {
     }
 
     fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
-        Box::pin(self.copy_all(job))
+        Box::pin(async move {
+            let result = self.copy_all(job).await;
+            if job.is_cancelled() {
+                // Not only in clean: the rest of a transaction may take its time until then.
+                self.give_up();
+            }
+            result
+        })
     }
 
     fn pause(&self) -> BoxFuture<'_, ()> {
@@ -447,17 +372,11 @@ impl JobDriver for BackupDriver {
         self.block_job.user_resume();
     }
 
-    fn clean<'a>(&'a self, _main: &'a AioContext) -> LocalBoxFuture<'a, ()> {
+    fn clean<'a>(&'a self, main: &'a AioContext) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
-            let Some(mut held) = self.let_go() else {
-                return;
-            };
-            held.edges.clear();
-            if let Err(error) = held.graph.remove_filter(&held.filter).await {
-                tracing::error!(%error, "guests stay above the filter of a backup that has ended");
-                return;
+            if let Some(held) = self.let_go() {
+                held.leave(main, &self.block_job).await;
             }
-            held.forget(&self.block_job);
         })
     }
 }

@@ -61,6 +61,15 @@ struct State {
     zero_hunt_bytes: u64,
 }
 
+/// Counts the requests in flight of an engine.
+pub(crate) struct InFlight(Arc<Mutex<State>>);
+
+impl InFlight {
+    pub(crate) fn requests(&self) -> u32 {
+        lock(&self.0).in_flight
+    }
+}
+
 /// How a job goes on after an error. Either way the range is still to copy, and is tried again.
 #[derive(Clone, Copy, Debug)]
 enum Recovery {
@@ -86,10 +95,14 @@ impl CopyEngine {
         }
     }
 
-    /// Requests in flight, and what bounds them.
-    pub(crate) fn pace(&self) -> (u32, PaceReport) {
-        let state = lock(&self.state);
-        (state.in_flight, state.pace)
+    /// What bounds the requests in flight.
+    pub(crate) fn pace(&self) -> PaceReport {
+        lock(&self.state).pace
+    }
+
+    /// Counts the requests in flight, also after the engine has gone.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        InFlight(self.state.clone())
     }
 
     /// Ends once no request of this engine is in flight, and decides about the error they met, if any.
@@ -117,14 +130,15 @@ impl CopyEngine {
     /// Copies until nothing is left, the job is cancelled, `check` objects, or an error is not to be survived.
     ///
     /// `check` has the last word, after everything is copied. Nothing of the engine is in flight
-    /// when this returns.
+    /// when this returns, unless the job is cancelled by force: then requests are left to themselves.
+    /// Whoever cancels gives the copy up, so that they do nothing more than they are at.
     pub(crate) async fn run(
         &self,
         job: &JobContext,
         check: impl Fn() -> Result<(), JobError> + Send,
     ) -> Result<(), JobError> {
         let result = self.run_until_done(job, check).await;
-        self.idle().await;
+        job.or_cancelled(self.idle()).await;
         result
     }
 
@@ -135,11 +149,11 @@ impl CopyEngine {
     ) -> Result<(), JobError> {
         let mut pace = Pace::new();
         loop {
+            if lock(&self.state).error.is_some() {
+                job.or_cancelled(self.settle()).await;
+            }
             if job.is_cancelled() {
                 return Err(JobError::cancelled());
-            }
-            if lock(&self.state).error.is_some() {
-                self.settle().await;
             }
             let decision = lock(&self.state).decision.take();
             if let Some(decision) = decision {
@@ -157,7 +171,7 @@ impl CopyEngine {
             }
             match delay_ns {
                 // Nothing to start and nothing of ours in flight: guests are copying the rest.
-                None if self.pace().0 == 0 => self.finish_with_guests(job).await,
+                None if self.in_flight().requests() == 0 => self.await_guests(job).await,
                 None | Some(0) => job.park().await,
                 Some(delay_ns) => job.sleep_ns(delay_ns.min(SLEEP_MAX_NS)).await,
             }
@@ -238,14 +252,16 @@ impl CopyEngine {
         true
     }
 
-    /// What is left is being copied for guests: waits for them, and copies what they give back.
-    async fn finish_with_guests(&self, job: &JobContext) {
-        let whole = ByteRange::between(0, self.copy.len_bytes());
-        let copy = self.copy.clone();
-        let copied = job.on_context(move |cx| async move { copy.ensure_copied(&cx, whole).await });
-        if let Err(error) = copied.await {
-            lock(&self.state).error.get_or_insert(error);
-        }
+    /// What is left is being copied for guests: waits until some of that has ended, well or not.
+    ///
+    /// Only waits, so that the job can be paused or cancelled meanwhile, however long it takes.
+    async fn await_guests(&self, job: &JobContext) {
+        let (landed, waiting) = (self.copy.landed(), job.job().clone());
+        drop(job.spawn(|_| async move {
+            landed.await;
+            waiting.wake();
+        }));
+        job.park().await;
     }
 
     /// Decides about an error, which tells the user and may pause the job; `Err` if the job is to fail with it.

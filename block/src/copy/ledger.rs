@@ -83,14 +83,15 @@ impl Ledger {
         if let Some(claim) = self.claim_in(&mut state, range, range.len()) {
             return Step::Copy(claim);
         }
-        match state.overlapping(range) {
-            Some(id) => Step::Wait(Landed {
-                ledger: self.clone(),
-                id,
-                range,
-            }),
+        match self.landed_in(&state, range) {
+            Some(landed) => Step::Wait(landed),
             None => Step::Done,
         }
+    }
+
+    /// How to wait for something in flight in `range`, if anything is.
+    pub(super) fn landed(self: &Arc<Self>, range: ByteRange) -> Option<Landed> {
+        self.landed_in(&self.lock(), range)
     }
 
     /// Whether [`Ledger::next_step`] would not be [`Step::Done`].
@@ -122,6 +123,15 @@ impl Ledger {
             range,
             data_bytes_max: u64::MAX,
             is_copied: false,
+        })
+    }
+
+    fn landed_in(self: &Arc<Self>, state: &State, range: ByteRange) -> Option<Landed> {
+        let id = state.overlapping(range)?;
+        Some(Landed {
+            ledger: self.clone(),
+            id,
+            range,
         })
     }
 

@@ -18,5 +18,6 @@ mod oracle;
 mod pause;
 mod refusals;
 mod speed;
+mod stuck;
 mod threads;
 mod world;
