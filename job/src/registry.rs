@@ -199,13 +199,22 @@ impl JobRegistry {
 
     /// Cancels all jobs by force, newest first, and forgets them: the way to the exit.
     ///
-    /// Ends once all have ended. Not on a thread that the jobs need and that is blocked.
+    /// All are cancelled before the first is waited for, so that one which takes its time holds up
+    /// nobody else. Ends once all have ended, those included that were created meanwhile. Not on a
+    /// thread that the jobs need and that is blocked.
     pub async fn cancel_all(&self) {
-        while let Some(job) = self.jobs().into_iter().next() {
-            // Refused only if the job is on its way out by itself, as the wait then tells.
-            let _ = job.cancel(CancelMode::Force);
-            job.wait().await;
-            if job.check_verb(JobVerb::Dismiss).is_ok() {
+        loop {
+            let jobs = self.jobs();
+            if jobs.is_empty() {
+                return;
+            }
+            for job in &jobs {
+                // Refused only if the job is on its way out by itself, as the wait then tells.
+                let _ = job.cancel(CancelMode::Force);
+            }
+            for job in jobs {
+                job.wait().await;
+                // Refused if the job has dismissed itself.
                 let _ = job.dismiss();
             }
         }

@@ -398,3 +398,23 @@ fn the_way_to_the_exit_ends_every_job() {
     let ends = events.iter().filter(|line| line.ends_with("null")).count();
     assert_eq!(ends, 5);
 }
+
+#[test]
+fn on_the_way_to_the_exit_a_deaf_job_holds_up_nobody_else() {
+    let world = World::new();
+    let other = world.start("other", Part::UntilTold);
+    let deaf = world.start("deaf", Part::Deaf);
+    world.settle();
+
+    let registry = world.registry.clone();
+    let all = world
+        .context
+        .spawn(async move { registry.cancel_all().await });
+    world.settle();
+    assert!(other.outcome().is_some());
+    assert!(deaf.outcome().is_none());
+    deaf.tell();
+    world.context.block_on(all);
+
+    assert!(world.registry.list().is_empty());
+}
