@@ -15,7 +15,7 @@ use crate::{
     state::{Shared, State},
     status::JobStatus,
     transaction::Transaction,
-    verb::{CancelMode, JobVerb},
+    verb::CancelMode,
 };
 
 /// Who takes a step at the end of a job.
