@@ -1,8 +1,8 @@
 //! The task that runs the body of a job, from start to the hand-over to the main context.
 
 use crate::{
-    error::JobError, job::Job, job_context::JobContext, record::Body, runtime::Handle,
-    transaction::complete,
+    callback::Callback, error::JobError, job::Job, job_context::JobContext, record::Body,
+    runtime::Handle, transaction::complete,
 };
 
 /// Runs the body, beginning on `context`. The job is in Running, and was not before.
@@ -13,11 +13,15 @@ pub(crate) fn spawn_body(job: &Job, context: &Handle) {
     };
     drop(context.spawn_migratable(async move {
         let job = JobContext::new(end.job.clone());
+        let cell = &end.job.cell;
         job.pause_point().await;
         // A job driver need not handle a cancel that came before its first step.
         let result = match job.is_cancelled() {
             true => Err(JobError::cancelled()),
-            false => end.job.cell.driver.run(&job).await,
+            false => {
+                cell.call_async(Callback::Run, |driver| driver.run(&job))
+                    .await
+            }
         };
         end.returned(result);
     }));

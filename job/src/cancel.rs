@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
+    callback::Callback,
+    job_driver::JobDriver,
     record::{Body, JobCell},
     state::Shared,
     verb::CancelMode,
@@ -16,7 +18,8 @@ pub(crate) fn request_cancel(shared: &Arc<Shared>, cell: &Arc<JobCell>, mode: Ca
     if !shared.update(|state| state.can_cancel(cell.key)) {
         return;
     }
-    let is_force = cell.driver.cancel(mode) == CancelMode::Force || mode == CancelMode::Force;
+    let answer = cell.call(Callback::Cancel, |driver| driver.cancel(mode));
+    let is_force = answer == CancelMode::Force || mode == CancelMode::Force;
     undo_user_pause(shared, cell);
 
     shared.update(|state| {
@@ -47,7 +50,7 @@ pub(crate) fn undo_user_pause(shared: &Arc<Shared>, cell: &Arc<JobCell>) -> bool
     if !is_claimed {
         return false;
     }
-    cell.driver.user_resume();
+    cell.call(Callback::UserResume, JobDriver::user_resume);
     shared.update(|state| {
         if let Some(record) = state.jobs.get_mut(&cell.key) {
             record.remove_pause();

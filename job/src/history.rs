@@ -56,7 +56,7 @@ impl History {
         self.entries.push_front(JobHistoryEntry {
             sequence: self.last_sequence,
             id,
-            kind: record.cell.driver.kind(),
+            kind: record.cell.kind,
             outcome: record.outcome(),
             progress: record.cell.progress.snapshot(),
             started: record.is_started(),

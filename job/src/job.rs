@@ -4,9 +4,11 @@ use std::{any::Any, sync::Arc};
 
 use crate::{
     body::spawn_body,
+    callback::Callback,
     cancel::{request_cancel, undo_user_pause},
     error::JobError,
     event::JobEvent,
+    job_driver::JobDriver,
     outcome::{JobOutcome, JobWait},
     progress::{Progress, ProgressMeter},
     record::{Body, JobCell, Record},
@@ -58,7 +60,7 @@ impl Job {
 
     /// What the job driver calls itself, such as `backup`.
     pub fn kind(&self) -> &'static str {
-        self.cell.driver.kind()
+        self.cell.kind
     }
 
     /// What the job driver offers to a layer above, if it is a `T`: how that layer tells its own
@@ -203,15 +205,14 @@ impl Job {
     /// `InvalidVerb` by the verb table; `CannotComplete` when the job driver has no such step or a
     /// cancel came first; what the job driver's hook returns.
     pub fn complete(&self) -> Result<(), JobError> {
-        let driver = &self.cell.driver;
-        let can_complete = driver.can_complete();
+        let can_complete = self.cell.call(Callback::Complete, JobDriver::can_complete);
         self.apply(JobVerb::Complete, |state, key| {
             if !can_complete || state.record(key).cancel.is_some() {
                 return Err(JobError::cannot_complete(self.cell.id_text()));
             }
             Ok(())
         })?;
-        driver.complete()?;
+        self.cell.call(Callback::Complete, JobDriver::complete)?;
         self.wake();
         Ok(())
     }
@@ -409,7 +410,7 @@ pub(crate) fn info(cell: &JobCell, record: Option<&Record>) -> JobInfo {
     };
     JobInfo {
         id: cell.id.clone(),
-        kind: cell.driver.kind(),
+        kind: cell.kind,
         status: record.map_or(JobStatus::Null, |record| record.status),
         progress: cell.progress.snapshot(),
         is_busy: record.is_some_and(Record::is_busy),

@@ -9,12 +9,13 @@ use std::{
 
 use crate::{
     alarm::Alarm,
+    callback::{self, Callback},
     event::JobEvent,
     job::Job,
     job_driver::JobDriver,
     moment::JobMoment,
     progress::ProgressMeter,
-    record::{Record, Until},
+    record::{JobCell, Record, Until},
     runtime::{self, AioContext, Closed, Handle, Join, JoinHandle},
     state::{Looked, Wait},
     status::JobStatus,
@@ -96,7 +97,11 @@ impl JobContext {
         Fut: Future<Output = T> + 'static,
         T: Send + 'static,
     {
-        self.handle().spawn(start)
+        let current = self.job.cell.current(Callback::Run);
+        self.handle().spawn(move |context| {
+            let task = callback::named(current.clone(), || start(context));
+            callback::named_future(current, task)
+        })
     }
 
     /// The same, and waits for the result. The job is busy meanwhile.
@@ -123,6 +128,8 @@ impl JobContext {
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> T {
+        let current = self.job.cell.current(Callback::Run);
+        let call = || callback::named(current, call);
         self.on_context(|cx| async move { cx.blocking(call).await })
             .await
     }
@@ -149,9 +156,10 @@ impl JobContext {
     /// flight. If the job is moved to another context meanwhile, this returns there.
     pub async fn pause_point(&self) {
         if self.look(|record| record.wants_pause()) {
-            let driver = &*self.job.cell.driver;
-            let _resume = Resume(driver);
-            self.or_cancelled(driver.pause()).await;
+            let cell = &*self.job.cell;
+            let _resume = Resume(cell);
+            let pause = cell.call_async(Callback::Pause, JobDriver::pause);
+            self.or_cancelled(pause).await;
             self.wait(Until::Resumed, None).await;
         }
     }
@@ -259,11 +267,11 @@ impl<T> Drop for OwnTask<T> {
 }
 
 /// Tells the job driver that a pause is over, however it ended.
-struct Resume<'a>(&'a dyn JobDriver);
+struct Resume<'a>(&'a JobCell);
 
 impl Drop for Resume<'_> {
     fn drop(&mut self) {
-        self.0.resume();
+        self.0.call(Callback::Resume, JobDriver::resume);
     }
 }
 

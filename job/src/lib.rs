@@ -37,6 +37,7 @@
 
 mod alarm;
 mod body;
+mod callback;
 mod cancel;
 mod error;
 mod event;
@@ -60,6 +61,7 @@ mod status;
 mod transaction;
 mod verb;
 
+pub use callback::{Callback, CurrentCallback, current_callback};
 pub use error::{JobError, JobErrorKind};
 pub use event::{EventJob, JobEvent};
 pub use history::JobHistoryEntry;

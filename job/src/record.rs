@@ -1,8 +1,9 @@
 //! [`Record`]: what the registry knows of one job while it lives.
 
-use std::{fmt, sync::Arc, task::Waker};
+use std::{fmt, future::Future, sync::Arc, task::Waker};
 
 use crate::{
+    callback::{self, Callback, CurrentCallback},
     error::JobError,
     event::EventJob,
     job_driver::JobDriver,
@@ -22,6 +23,8 @@ pub(crate) struct JobCell {
     pub(crate) key: Key,
     /// Absent in internal jobs.
     pub(crate) id: Option<Arc<str>>,
+    /// What its driver calls itself; asked for once, so that no code of others is needed to tell.
+    pub(crate) kind: &'static str,
     pub(crate) driver: Arc<dyn JobDriver>,
     pub(crate) finalize: Trigger,
     pub(crate) dismiss: Trigger,
@@ -35,10 +38,35 @@ impl JobCell {
         self.id.as_deref().unwrap_or("")
     }
 
+    /// Calls the job driver, so that a panic there says in what.
+    pub(crate) fn call<'a, R>(
+        &'a self,
+        callback: Callback,
+        call: impl FnOnce(&'a dyn JobDriver) -> R,
+    ) -> R {
+        callback::named(self.current(callback), || call(&*self.driver))
+    }
+
+    /// The same for a hook that takes its time.
+    pub(crate) async fn call_async<'a, F: Future>(
+        &'a self,
+        callback: Callback,
+        call: impl FnOnce(&'a dyn JobDriver) -> F,
+    ) -> F::Output {
+        let hook = self.call(callback, call);
+        callback::named_future(self.current(callback), hook).await
+    }
+
+    /// What runs while `callback` of this job does.
+    pub(crate) fn current(&self, callback: Callback) -> CurrentCallback {
+        let (id, kind) = (self.id.clone(), self.kind);
+        CurrentCallback { id, kind, callback }
+    }
+
     /// The job as events show it; `None` for an internal job, which has no events.
     pub(crate) fn event_job(&self) -> Option<EventJob> {
         let id = self.id.clone()?;
-        let (kind, progress) = (self.driver.kind(), self.progress.snapshot());
+        let (kind, progress) = (self.kind, self.progress.snapshot());
         Some(EventJob { id, kind, progress })
     }
 }
@@ -47,7 +75,7 @@ impl fmt::Debug for JobCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JobCell")
             .field("id", &self.id)
-            .field("kind", &self.driver.kind())
+            .field("kind", &self.kind)
             .finish_non_exhaustive()
     }
 }

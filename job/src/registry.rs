@@ -125,7 +125,10 @@ impl JobRegistry {
         if let Some(id) = config.id.as_deref().filter(|id| !is_valid_id(id)) {
             return Err(JobError::invalid_id(id));
         }
-        let cell = self.shared.update(|state| insert(state, config))?;
+        // Code of others, also its end if the job is refused, is for outside of the lock.
+        let driver = config.driver.clone();
+        let kind = driver.kind();
+        let cell = self.shared.update(|state| insert(state, config, kind))?;
         let shared = self.shared.clone();
         Ok(Job { shared, cell })
     }
@@ -256,7 +259,11 @@ impl Drop for Subscription {
     }
 }
 
-fn insert(state: &mut State, config: JobConfig) -> Result<Arc<JobCell>, JobError> {
+fn insert(
+    state: &mut State,
+    config: JobConfig,
+    kind: &'static str,
+) -> Result<Arc<JobCell>, JobError> {
     let id: Option<Arc<str>> = config.id.map(Arc::from);
     if let Some(id) = id.as_deref().filter(|id| state.ids.contains_key(*id)) {
         return Err(JobError::id_in_use(id));
@@ -269,6 +276,7 @@ fn insert(state: &mut State, config: JobConfig) -> Result<Arc<JobCell>, JobError
     let cell = Arc::new(JobCell {
         key,
         id: id.clone(),
+        kind,
         driver: config.driver,
         finalize: config.finalize,
         dismiss: config.dismiss,

@@ -9,7 +9,10 @@ pub(crate) use aio::{
     AioContext, Closed, Handle, Join, JoinHandle, Timer, TimerClock, reschedule_to,
 };
 #[cfg(not(all(test, shuttle)))]
-pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+pub(crate) use std::{
+    sync::{Condvar, Mutex, MutexGuard},
+    thread::panicking,
+};
 
 #[cfg(all(test, shuttle))]
 pub(crate) mod stand_in;
@@ -18,5 +21,5 @@ pub(crate) mod stand_in;
 pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(all(test, shuttle))]
 pub(crate) use stand_in::{
-    AioContext, Closed, Handle, Join, JoinHandle, Timer, TimerClock, reschedule_to,
+    AioContext, Closed, Handle, Join, JoinHandle, Timer, TimerClock, panicking, reschedule_to,
 };

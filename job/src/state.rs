@@ -17,6 +17,7 @@ use std::{
 };
 
 use crate::{
+    callback::{self, Callback, CurrentCallback},
     event::{EventJob, JobEvent},
     history::{History, JobHistoryEntry},
     job::Job,
@@ -357,16 +358,18 @@ impl Shared {
     fn tell(&self, event: &JobEvent) {
         let all = |state: &State| state.subscribers.iter().map(|(_, s)| s.clone()).collect();
         let subscribers: Vec<Subscriber> = all(&self.lock());
+        let current = CurrentCallback::subscriber(event.job());
         for subscriber in subscribers {
-            subscriber(event);
+            callback::named(current.clone(), || subscriber(event));
         }
     }
 
     fn tell_moment(self: &Arc<Self>, key: NotifierKey) {
         let called = self.lock().take_moment(key);
-        if let Some((cell, callback)) = called {
+        if let Some((cell, notifier)) = called {
+            let current = cell.current(Callback::Moment);
             let shared = self.clone();
-            callback(&Job { shared, cell });
+            callback::named(current, || notifier(&Job { shared, cell }));
         }
     }
 

@@ -18,6 +18,7 @@
 use std::{sync::Arc, task::Poll};
 
 use crate::{
+    callback::Callback,
     cancel::request_cancel,
     error::JobError,
     event::JobEvent,
@@ -94,7 +95,8 @@ async fn run_step(shared: &Arc<Shared>, main: &AioContext, step: Step) {
 
 async fn finalize(shared: &Arc<Shared>, main: &AioContext, group: Key) {
     for cell in shared.update(|state| state.members(group)) {
-        let prepared = cell.driver.prepare(main).await;
+        let prepare = cell.call_async(Callback::Prepare, |driver| driver.prepare(main));
+        let prepared = prepare.await;
         if let Some(culprit) = shared.update(|state| state.prepared(cell.key, prepared)) {
             return abort(shared, main, group, culprit).await;
         }
@@ -141,11 +143,14 @@ async fn end_job(shared: &Arc<Shared>, main: &AioContext, cell: &Arc<JobCell>) {
         state.record(cell.key).result.is_ok()
     });
     if is_success {
-        cell.driver.commit(main).await;
+        let commit = cell.call_async(Callback::Commit, |driver| driver.commit(main));
+        commit.await;
     } else {
-        cell.driver.abort(main).await;
+        let abort = cell.call_async(Callback::Abort, |driver| driver.abort(main));
+        abort.await;
     }
-    cell.driver.clean(main).await;
+    let clean = cell.call_async(Callback::Clean, |driver| driver.clean(main));
+    clean.await;
 
     let ended_unix_ns = main.clock_now_ns(TimerClock::Wall);
     let outcome = shared.update(|state| state.conclude(cell.key, ended_unix_ns));

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 mod cli;
+mod panics;
 
 fn main() -> std::process::ExitCode {
+    panics::name_jobs();
     cli::main()
 }

@@ -41,6 +41,11 @@ shuttle::thread_local! {
     static CURRENT: RefCell<Option<AioContext>> = RefCell::new(None);
 }
 
+/// Never: a panic is how a schedule fails, and shuttle is to see it rather than the process to end.
+pub(crate) fn panicking() -> bool {
+    false
+}
+
 /// Lets the scheduler switch threads here.
 pub(crate) fn switch_point() {
     if !std::thread::panicking() {
