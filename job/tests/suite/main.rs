@@ -1,6 +1,7 @@
 //! Jobs as their users see them: verbs in, events and hook calls out.
 
 mod cancel;
+mod corners;
 mod extension;
 mod finish;
 mod history;
