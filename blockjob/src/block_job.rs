@@ -3,9 +3,9 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Wake, Waker},
 };
 
-use aio::Handle;
 use block::{
     Attachment, BlockError, Blocker, Child, ChildRole, DrainWaker, Graph, Node, Operation, Parent,
     Permissions,
@@ -30,8 +30,8 @@ struct Shared {
     id: String,
     kind: &'static str,
     graph: Graph,
-    context: Handle,
-    waker: DrainWaker,
+    /// Has drained sections ask again.
+    kick: Waker,
     state: Mutex<State>,
 }
 
@@ -48,9 +48,9 @@ struct State {
 }
 
 impl BlockJob {
-    /// A block job that holds nothing yet; its body will run on `context`.
+    /// A block job that holds nothing yet.
     #[must_use]
-    pub fn new(id: &str, kind: &'static str, graph: &Graph, context: &Handle) -> Self {
+    pub fn new(id: &str, kind: &'static str, graph: &Graph) -> Self {
         let state = State {
             job: None,
             limit: RateLimit::new(0),
@@ -63,8 +63,7 @@ impl BlockJob {
             id: id.to_owned(),
             kind,
             graph: graph.clone(),
-            context: context.clone(),
-            waker: graph.drain_waker(),
+            kick: Waker::from(Arc::new(Kick(graph.drain_waker()))),
             state: Mutex::new(state),
         };
         Self {
@@ -206,22 +205,14 @@ impl Shared {
     /// Keeps the job paused as long as a node of ours is drained.
     fn hold(&self, job: &Job) {
         let hold = job.hold_paused();
-        {
-            let mut state = self.lock();
-            // The section may have ended since, or another one may have seen to it.
-            if state.drains > 0 && state.hold.is_none() {
-                state.hold = Some(hold);
-            } else {
-                drop(state);
-                return drop(hold);
-            }
+        let mut state = self.lock();
+        // The section may have ended since, or another one may have seen to it.
+        if state.drains > 0 && state.hold.is_none() {
+            state.hold = Some(hold);
+            return;
         }
-        // The drained section asks again when the job stands still.
-        let (job, waker) = (job.clone(), self.waker.clone());
-        drop(self.context.spawn(move |_| async move {
-            job.quiesced().await;
-            waker.kick();
-        }));
+        drop(state);
+        drop(hold);
     }
 }
 
@@ -243,7 +234,9 @@ impl Parent for Shared {
 
     fn drained_poll(&self) -> bool {
         let job = self.lock().job.clone();
-        job.is_some_and(|job| !job.is_quiescent())
+        // The section asks again when the job stands still.
+        let mut cx = Context::from_waker(&self.kick);
+        job.is_some_and(|job| job.poll_quiesced(&mut cx).is_pending())
     }
 
     fn drained_end(&self) {
@@ -256,6 +249,15 @@ impl Parent for Shared {
             }
         };
         drop(hold);
+    }
+}
+
+/// Tells drained sections that the job may stand still.
+struct Kick(DrainWaker);
+
+impl Wake for Kick {
+    fn wake(self: Arc<Self>) {
+        self.0.kick();
     }
 }
 

@@ -159,7 +159,7 @@ impl Backup {
             to: target.name().to_owned(),
             source: Box::new(error),
         };
-        let block_job = BlockJob::new(&options.job_id, "backup", graph, context);
+        let block_job = BlockJob::new(&options.job_id, "backup", graph);
         block_job.set_speed(options.speed_bytes_per_s);
         let held = Held::make(graph, &block_job, (source, target), &options).map_err(refused)?;
         let filter = held.filter.clone();

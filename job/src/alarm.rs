@@ -10,7 +10,7 @@ use crate::{
     runtime::{AioContext, Timer, TimerClock},
 };
 
-/// Wakes the body at a deadline. May be dropped on any thread; a body that moves sets another one.
+/// Wakes the body at a deadline. A body that has set one does not move before its sleep is over.
 #[derive(Debug)]
 pub(crate) struct Alarm {
     has_rung: Arc<AtomicBool>,

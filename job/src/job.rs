@@ -1,6 +1,11 @@
 //! [`Job`]: what users of a job hold; the verbs.
 
-use std::{any::Any, sync::Arc};
+use std::{
+    any::Any,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use crate::{
     body::spawn_body,
@@ -114,7 +119,6 @@ impl Job {
             record.remove_pause();
             record.body = Body::Busy;
             let context = record.context.clone();
-            record.whereabouts = context.clone();
             state.move_to(key, JobStatus::Running);
             Ok(context)
         })?;
@@ -287,12 +291,15 @@ impl Job {
     ///
     /// Any thread, any executor. Waits for ever if nobody wants the job to pause or end.
     pub async fn quiesced(&self) {
+        poll_fn(|cx| self.poll_quiesced(cx)).await;
+    }
+
+    /// The same, for those who look again by themselves: ready if [`Self::quiesced`] would end at
+    /// once, else the task is woken when that may have changed.
+    pub fn poll_quiesced(&self, cx: &mut Context<'_>) -> Poll<()> {
         let key = self.cell.key;
-        std::future::poll_fn(|cx| {
-            self.shared
-                .update(|state| state.poll_quiesced(key, cx.waker()))
-        })
-        .await;
+        self.shared
+            .update(|state| state.poll_quiesced(key, cx.waker()))
     }
 
     /// Whether [`Self::quiesced`] would end at once.

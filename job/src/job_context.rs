@@ -222,11 +222,8 @@ impl JobContext {
                     let set = |deadline_ns| Alarm::set(&self.job, &context, deadline_ns);
                     alarm = alarm.take().or_else(|| deadline_ns.map(set));
                 }
-                Looked::Leave(target) => {
-                    // It is of the context that we leave.
-                    alarm = None;
-                    return leave_for(&target, cx);
-                }
+                // Only a body that stands is sent away, and no alarm is set for such a wait.
+                Looked::Leave(target) => return leave_for(&target, cx),
             }
             Poll::Pending
         })

@@ -61,7 +61,7 @@ impl World {
         let graph = Graph::new();
         let memory = MemoryNode::new(MemoryOptions::new(1 << 20)).unwrap();
         let node = graph.add_node(Some("disk"), memory).unwrap();
-        let block_job = BlockJob::new("j", "waiting", &graph, cx.handle());
+        let block_job = BlockJob::new("j", "waiting", &graph);
         let driver = Arc::new(Waiting {
             block_job: block_job.clone(),
             woken: AtomicU32::new(0),

@@ -66,7 +66,7 @@ fn the_last_look_at_the_snapshot_comes_after_all_is_seen_to_be_copied() {
         let node = source.node();
         let copy = Arc::new(BlockCopy::new(source, target, CopyOptions::default()).unwrap());
         let claim = copy.claim(ByteRange::between(0, LEN), LEN);
-        let block_job = BlockJob::new("j", "racing", &graph, cx.handle());
+        let block_job = BlockJob::new("j", "racing", &graph);
         let engine = CopyEngine::new(copy.clone(), block_job, ErrorPolicies::default(), node);
         let driver = Arc::new(Racing {
             copy,

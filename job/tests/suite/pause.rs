@@ -277,6 +277,23 @@ fn a_wake_up_before_the_sleep_is_not_lost() {
 }
 
 #[test]
+fn a_wake_up_during_a_pause_is_for_the_next_sleep() {
+    let world = World::new();
+    let job = world.start("a", Part::SleepMs(100));
+    world.settle();
+    job.pause().unwrap();
+    world.settle();
+    world.log();
+
+    job.wake();
+    job.resume().unwrap();
+    world.settle();
+
+    // The sleep that the pause ended, and the one that the wake-up ends.
+    assert_eq!(world.log()[3..], ["a.woke 0", "a.woke 0"]);
+}
+
+#[test]
 fn a_wake_up_does_not_end_a_pause() {
     let world = World::new();
     let job = world.start("a", Part::SleepMs(100));
