@@ -12,6 +12,8 @@
 //! - Completion (prepare, then commit or abort, then clean, across the members of a
 //!   [`Transaction`]) and events belong to the main context of the [`JobRegistry`].
 //! - Verbs and queries may come from any thread.
+//! - A panic in any of this ends the process, and says in which callback of which job
+//!   ([`current_callback`]).
 //! - Code of ours that works for one job hears of its [moments](Job::notify_on) on the main context,
 //!   in order with the events; code that cannot await waits for it by [`Job::finish_sync`].
 //!

@@ -96,6 +96,65 @@ impl Default for RegistryConfig {
 ///
 /// Completion of jobs and delivery of events happen on the main context, which must be alive and
 /// turning until the last job has ended.
+///
+/// What the outside of jobs looks like; [`JobDriver`] says how their inside is written:
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+///
+/// use aio::Config;
+/// use job::{
+///     BoxFuture, JobConfig, JobContext, JobDriver, JobError, JobEvent, JobRegistry, JobStatus,
+///     Trigger,
+/// };
+///
+/// struct Nothing;
+///
+/// impl JobDriver for Nothing {
+///     fn kind(&self) -> &'static str {
+///         "nothing"
+///     }
+///
+///     fn run<'a>(&'a self, _job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
+///         Box::pin(async { Ok(()) })
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// aio::run(Config::default(), |cx| async move {
+///     let registry = JobRegistry::new(cx.handle().clone());
+///     let heard = Arc::<Mutex<Vec<String>>>::default();
+///     let log = heard.clone();
+///     let _subscription = registry.subscribe(move |event| {
+///         if let JobEvent::StatusChange { job, status } = event {
+///             log.lock().expect("nobody panics here").push(format!("{} {status}", job.id));
+///         }
+///     });
+///
+///     let mut config = JobConfig::new("job1", Arc::new(Nothing), cx.handle().clone());
+///     config.finalize = Trigger::Manual;
+///     config.dismiss = Trigger::Manual;
+///     registry.create(config)?.start()?;
+///
+///     // A job is found by its id. What a verb leads to is told by events, and by `wait`.
+///     let job = registry.find("job1")?;
+///     while job.status() != JobStatus::Pending {
+///         cx.yield_now().await;
+///     }
+///     job.finalize()?;
+///     job.wait().await.into_result()?;
+///     assert_eq!(registry.query()[0].status, JobStatus::Concluded);
+///     job.dismiss()?;
+///
+///     assert!(registry.query().is_empty());
+///     assert_eq!(&*registry.history()[0].id, "job1");
+///     let want = ["created", "running", "waiting", "pending", "concluded", "null"];
+///     assert_eq!(*heard.lock().expect("nobody panics here"), want.map(|to| format!("job1 {to}")));
+///     Ok::<(), JobError>(())
+/// })??;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct JobRegistry {
     pub(crate) shared: Arc<Shared>,
