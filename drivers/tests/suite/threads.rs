@@ -12,7 +12,7 @@ use job::{CancelMode, JobOutcome, JobRegistry};
 use super::{
     instant::carry_out,
     oracle::{Chance, Ticks, Writer, check_cut, replay, seed},
-    world::{CLUSTER, Disks, MIB, Side, Watch, backends, options, pattern, write},
+    world::{CLUSTER, Disks, MIB, Side, Watch, backends, in_memory, options, pattern, write},
 };
 
 const GUESTS: u64 = 3;
@@ -168,7 +168,7 @@ fn verbs_from_other_threads_at_any_time_lose_nothing() {
     watch.end();
 }
 
-/// Pauses, resumes, drains, changes speed, and may cancel in the end.
+/// Pauses, resumes, drains, moves, changes speed, and may cancel in the end.
 fn play_with(
     threads: &Threads,
     disks: &Disks,
@@ -180,7 +180,7 @@ fn play_with(
         if cancel_after == Some(step) {
             let _ = backup.job().cancel(CancelMode::Force);
         }
-        match chance.below(4) {
+        match chance.below(5) {
             0 => {
                 let _ = backup.job().pause();
             }
@@ -189,6 +189,16 @@ fn play_with(
             }
             2 => {
                 let _ = backup.job().resume();
+            }
+            3 => {
+                let places = [&threads.main, &threads.job, &threads.guests[0]];
+                let place = places[in_memory(chance.below(3))].handle().clone();
+                let job = backup.job().clone();
+                let moving = threads.main.handle().spawn(move |_| async move {
+                    job.set_context(&place).await.expect("no thread ends here");
+                    assert!(job.context().is_same(&place) || job.outcome().is_some());
+                });
+                moving.wait();
             }
             _ => {
                 let (disks, side) = (disks.clone(), Side::BOTH[usize::from(step % 2 == 0)]);
