@@ -31,7 +31,7 @@ pub(crate) async fn carry_out(guest: &Child, cx: &AioContext, entry: Entry) {
 }
 
 /// Makes requests slow here and there, so that they overlap in many ways.
-fn slow_down(world: &World, chance: &mut Chance) {
+pub(crate) fn slow_down(world: &World, chance: &mut Chance) {
     let controls = [&world.at_source, &world.at_target];
     let ops = [
         FaultOp::Read,
@@ -60,11 +60,12 @@ fn slow_down(world: &World, chance: &mut Chance) {
     }
 }
 
-/// Writers that go on until they are told to stop, then hand back what they did.
-fn start_writers(
+/// Writers that go on until they are told to stop, then hand back what they did. They rest for
+/// `rest_ns` after each request.
+pub(crate) fn start_writers(
     world: &World,
-    ticks: &Rc<Ticks>,
-    go_on: &Rc<Cell<bool>>,
+    (ticks, go_on): (&Rc<Ticks>, &Rc<Cell<bool>>),
+    rest_ns: u64,
     seed: u64,
 ) -> Vec<aio::Task<Writer>> {
     let tasks = (0..WRITERS).map(|number| {
@@ -77,6 +78,7 @@ fn start_writers(
                 carry_out(&guest, &cx, entry).await;
                 writer.acknowledge(ticks.tick());
                 cx.yield_now().await;
+                cx.sleep_ns(rest_ns).await;
             }
             writer
         })
@@ -90,7 +92,7 @@ async fn round(cx: &AioContext, disks: Disks, target_content: TargetContent, see
     slow_down(&world, &mut chance);
     let first = world.source_bytes().await;
     let (ticks, go_on) = (Rc::new(Ticks::default()), Rc::new(Cell::new(true)));
-    let writers = start_writers(&world, &ticks, &go_on, seed);
+    let writers = start_writers(&world, (&ticks, &go_on), 0, seed);
     for _ in 0..chance.below(60) {
         cx.yield_now().await;
     }

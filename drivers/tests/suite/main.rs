@@ -18,6 +18,7 @@ mod oracle;
 mod pause;
 mod refusals;
 mod speed;
+mod stacked;
 mod stuck;
 mod threads;
 mod world;
