@@ -83,4 +83,27 @@ mod tests {
         assert_eq!(grown, pair(30, 150));
         assert_eq!(shrunk, pair(30, 40));
     }
+
+    #[test]
+    fn a_snapshot_of_the_progress_is_one_moment() {
+        let meter = ProgressMeter::default();
+        let work = || {
+            for _ in 0..20_000 {
+                meter.increase_remaining(2);
+                meter.work_done(2);
+            }
+        };
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(work);
+            let mut before = meter.snapshot();
+            while !worker.is_finished() {
+                let now = meter.snapshot();
+                assert!(now.current >= before.current, "{before:?}, {now:?}");
+                // Numbers of two moments would be further apart.
+                assert!(matches!(now.total - now.current, 0 | 2), "{now:?}");
+                before = now;
+            }
+        });
+        assert_eq!(meter.snapshot().current, 40_000);
+    }
 }

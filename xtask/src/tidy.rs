@@ -4,6 +4,7 @@ mod banned;
 mod code;
 mod dependencies;
 mod docs;
+mod interface;
 mod ladder;
 mod limits;
 mod locks;
@@ -21,10 +22,11 @@ use anyhow::{Context, Result, ensure};
 use crate::workspace::Workspace;
 use tree::{Finding, Tree};
 
-const CHECKS: [fn(&Tree) -> Vec<Finding>; 9] = [
+const CHECKS: [fn(&Tree) -> Vec<Finding>; 10] = [
     banned::check,
     dependencies::check,
     docs::check,
+    interface::check,
     ladder::check,
     limits::check,
     locks::check,

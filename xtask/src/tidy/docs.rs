@@ -14,7 +14,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let missing = missing.map(|path| Finding::whole(path, "write this document"));
     missing
         .chain(decisions_numbered(tree))
-        .chain(tests_exist(tree))
+        .chain(citations_exist(tree))
         .collect()
 }
 
@@ -36,17 +36,21 @@ fn decisions_numbered(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// A cell ``[`name`]`` under `Test` promises that a test of that name exists.
-fn tests_exist(tree: &Tree) -> Vec<Finding> {
+/// What is cited under these headings exists.
+const CITING: [(&str, &str); 2] = [("Test", "test"), ("Made by", "function")];
+
+/// A cell ``[`name`]`` under `Test` promises that a test of that name exists, one under `Made by`
+/// that a function does.
+fn citations_exist(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in &tree.files {
         if !(file.path.starts_with("docs/") && file.path.ends_with(".md")) {
             continue;
         }
         let tables = markdown::tables(&file.text);
-        for (line, cell) in tables.iter().flat_map(test_cells) {
+        for (kind, line, cell) in tables.iter().flat_map(citing_cells) {
             for name in cited(cell).filter(|name| !is_function(tree, name)) {
-                let message = format!("no test is called `{name}`: cite one that exists");
+                let message = format!("no {kind} is called `{name}`: cite one that exists");
                 findings.push(Finding::at(&file.path, line, message));
             }
         }
@@ -54,10 +58,15 @@ fn tests_exist(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-fn test_cells<'a>(table: &Table<'a>) -> Vec<(usize, &'a str)> {
-    table
-        .column("Test")
-        .map_or_else(Vec::new, |column| table.cells(column).collect())
+/// The cells that cite, each with what it cites and its line.
+fn citing_cells<'a>(table: &Table<'a>) -> Vec<(&'static str, usize, &'a str)> {
+    let mut found = Vec::new();
+    for (heading, kind) in CITING {
+        if let Some(column) = table.column(heading) {
+            found.extend(table.cells(column).map(|(line, cell)| (kind, line, cell)));
+        }
+    }
+    found
 }
 
 /// The names in ``[`..`]``, each without the path before its last `::`.
@@ -68,9 +77,9 @@ fn cited(cell: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_function(tree: &Tree, name: &str) -> bool {
-    let declaration = format!("fn {name}(");
-    tree.rust_files()
-        .any(|(_, rust)| rust.code.contains(&declaration))
+    let declarations = [format!("fn {name}("), format!("fn {name}<")];
+    let declares = |code: &str| declarations.iter().any(|it| code.contains(it));
+    tree.rust_files().any(|(_, rust)| declares(&rust.code))
 }
 
 #[cfg(test)]
@@ -144,6 +153,8 @@ mod tests {
                 "{cell}"
             );
         }
+        let made_by = table("[`it_breaks`]").replace("Test", "Made by");
+        assert_eq!(found(&[code, ("docs/t.md", &made_by)]), ["docs/t.md:5"]);
         for cell in [
             "[`it_breaks`]",
             "[`it_holds`], [`it_is_a_comment`]",
