@@ -4,6 +4,7 @@
 //! at random places, from a fresh seed that is printed. docs/testing.md tells how to have the same
 //! again. What holds after each run, whatever it did, is checked by [`Stage::finish`].
 
+mod discard;
 mod ends;
 mod moves;
 mod pauses;

@@ -115,25 +115,29 @@ async fn abort(shared: &Arc<Shared>, main: &AioContext, group: Key, culprit: Key
             request_cancel(shared, &cell, CancelMode::Force);
         }
     }
-    while let Some(cell) = shared.update(|state| state.first_member(group)) {
-        body_end(shared, cell.key).await;
+    while let Some(cell) = next_to_abort(shared, group).await {
         end_job(shared, main, &cell).await;
     }
 }
 
-/// Waits until the body of a job has ended or can no longer start.
-async fn body_end(shared: &Arc<Shared>, key: Key) {
+/// The next member of a transaction that aborts, once its body has ended or can no longer start.
+async fn next_to_abort(shared: &Arc<Shared>, group: Key) -> Option<Arc<JobCell>> {
     std::future::poll_fn(|cx| {
         shared.update(|state| {
-            let record = state.record(key);
-            if matches!(record.body, Body::NotStarted | Body::Ended) {
-                return Poll::Ready(());
+            let Some(cell) = state.first_member(group) else {
+                return Poll::Ready(None);
+            };
+            let record = state.record(cell.key);
+            if !matches!(record.body, Body::NotStarted | Body::Ended) {
+                record.watch(cx.waker());
+                return Poll::Pending;
             }
-            record.watch(cx.waker());
-            Poll::Pending
+            // In the same step, since as long as it is in Created others may discard it.
+            state.fold_result(cell.key);
+            Poll::Ready(Some(cell))
         })
     })
-    .await;
+    .await
 }
 
 /// Commits or aborts one member, which then leaves the transaction and is concluded.
