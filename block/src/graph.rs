@@ -24,7 +24,7 @@ mod tests;
 use self::{
     blocker::{Blocker, Operation},
     child::{Attachment, Child, ChildKey, ChildRole},
-    parent::DrainWaker,
+    parent::{DrainWaker, Parent},
     permission::Permissions,
     state::State,
 };
@@ -151,6 +151,12 @@ impl Graph {
     #[must_use]
     pub fn edges(&self) -> Vec<EdgeInfo> {
         self.shared.lock().edges().map(EdgeInfo::of).collect()
+    }
+
+    /// The nodes that `user` holds, in the order in which it was attached to them.
+    #[must_use]
+    pub fn nodes_of(&self, user: &Arc<dyn Parent>) -> Vec<Node> {
+        self.shared.lock().nodes_of(user)
     }
 
     /// The node whose content `filter` passes through, if it is a filter.

@@ -26,6 +26,8 @@ pub enum JobErrorKind {
     Cancelled,
     /// The job driver failed.
     Failed,
+    /// What was asked makes no sense for this job: a value, or the kind of change.
+    Refused,
 }
 
 /// Why a verb was refused or a job ended badly.
@@ -44,6 +46,11 @@ impl JobError {
     /// The job driver failed; `text` says what it was doing and what went wrong.
     pub fn failed(text: impl Into<String>) -> Self {
         Self::new(JobErrorKind::Failed, text.into())
+    }
+
+    /// Something was asked of the job that it does not take; `text` says what.
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self::new(JobErrorKind::Refused, text.into())
     }
 
     /// The job driver failed with a system error and has nothing to add to its text.

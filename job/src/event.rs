@@ -1,11 +1,11 @@
 //! [`JobEvent`]: what the outside hears of a job.
 
-use std::sync::Arc;
+use std::{any::Any, fmt, sync::Arc};
 
-use crate::{error::JobError, progress::Progress, status::JobStatus};
+use crate::{error::JobError, job_driver::JobDriver, progress::Progress, status::JobStatus};
 
 /// The job an event is about, as it was when the event happened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EventJob {
     /// Its id.
     pub id: Arc<str>,
@@ -13,6 +13,25 @@ pub struct EventJob {
     pub kind: &'static str,
     /// How far it had come.
     pub progress: Progress,
+    pub(crate) driver: Arc<dyn JobDriver>,
+}
+
+impl EventJob {
+    /// What the job driver offers a layer above, as [`Job::extension`](crate::Job::extension): also when the job
+    /// itself has been forgotten by the time the event is delivered.
+    pub fn extension<T: Any>(&self) -> Option<&T> {
+        self.driver.extension()?.downcast_ref()
+    }
+}
+
+impl fmt::Debug for EventJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventJob")
+            .field("id", &self.id)
+            .field("kind", &self.kind)
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Something that happened to a job which has an id; internal jobs are silent.

@@ -62,6 +62,7 @@ mod state;
 mod status;
 mod transaction;
 mod verb;
+mod weak;
 
 pub use callback::{Callback, CurrentCallback, current_callback};
 pub use error::{JobError, JobErrorKind};
@@ -78,3 +79,4 @@ pub use registry::{JobConfig, JobRegistry, RegistryConfig, Subscription, Trigger
 pub use status::JobStatus;
 pub use transaction::Transaction;
 pub use verb::{CancelMode, JobVerb};
+pub use weak::WeakJob;

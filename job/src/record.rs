@@ -67,7 +67,13 @@ impl JobCell {
     pub(crate) fn event_job(&self) -> Option<EventJob> {
         let id = self.id.clone()?;
         let (kind, progress) = (self.kind, self.progress.snapshot());
-        Some(EventJob { id, kind, progress })
+        let driver = self.driver.clone();
+        Some(EventJob {
+            id,
+            kind,
+            progress,
+            driver,
+        })
     }
 }
 

@@ -83,6 +83,18 @@ fn move_if_ready(
 }
 
 impl State {
+    /// The nodes that one user holds.
+    pub(super) fn nodes_of(&self, user: &Arc<dyn Parent>) -> Vec<Node> {
+        let mut nodes = Vec::new();
+        for edge in self.edges().filter(|edge| is_of(edge, user)) {
+            let node = edge.node();
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        nodes
+    }
+
     /// What moves together with `node`.
     fn connected(&self, node: &Node) -> Result<Group, BlockError> {
         self.entry(node)?;
@@ -107,11 +119,7 @@ impl State {
 fn follow(edge: &Edge, ids: &mut Vec<NodeId>, users: &mut Vec<User>) {
     let node = edge.node();
     let below = node.id();
-    let user = listener(edge);
-    let is_known = user.as_ref().is_some_and(|user| {
-        let mut known = users.iter();
-        known.any(|(other, _)| is_same(user, other))
-    });
+    let is_known = users.iter().any(|(user, _)| is_of(edge, user));
     let is_in = |id| ids.contains(&id);
     if !(is_in(below) || edge.owner.is_some_and(is_in) || is_known) {
         return;
@@ -121,9 +129,15 @@ fn follow(edge: &Edge, ids: &mut Vec<NodeId>, users: &mut Vec<User>) {
             ids.push(id);
         }
     }
-    if let Some(user) = user.filter(|_| !is_known) {
+    if let (false, Some(user)) = (is_known, listener(edge)) {
         users.push((user, node));
     }
+}
+
+/// Whether the edge is one of `user`'s. Keeps nobody alive, so that nobody ends under the lock.
+fn is_of(edge: &Edge, user: &Arc<dyn Parent>) -> bool {
+    let listener = edge.attachment.listener.as_ref();
+    listener.is_some_and(|listener| addr_eq(listener.as_ptr(), Arc::as_ptr(user)))
 }
 
 fn is_same(one: &Arc<dyn Parent>, other: &Arc<dyn Parent>) -> bool {

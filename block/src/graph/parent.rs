@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Wake, Waker},
 };
 
 use aio::Handle;
@@ -99,11 +100,33 @@ struct Kicks {
     waiting: WaitList,
 }
 
+impl Kicks {
+    fn kick(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        self.waiting.wake_all();
+    }
+}
+
+impl Wake for Kicks {
+    fn wake(self: Arc<Self>) {
+        self.kick();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.kick();
+    }
+}
+
 impl DrainWaker {
     /// Says that a parent may have become quiet.
     pub fn kick(&self) {
-        self.shared.count.fetch_add(1, Ordering::AcqRel);
-        self.shared.waiting.wake_all();
+        self.shared.kick();
+    }
+
+    /// Kicks when it is woken: for what tells by waking that it has become quiet. All of one graph are the same.
+    #[must_use]
+    pub fn to_waker(&self) -> Waker {
+        Waker::from(self.shared.clone())
     }
 
     /// How often there was a kick; read before looking at what the kicks are about.
