@@ -1,26 +1,38 @@
-//! What a block job holds: nodes, a speed limit, an I/O status; and what a drain asks of it.
+//! What a block job holds: nodes, a speed limit, an I/O status.
+
+mod parent;
+mod speed;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Wake, Waker},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use block::{
     Attachment, BlockError, Blocker, Child, ChildRole, DrainWaker, Graph, Node, Operation, Parent,
     Permissions,
 };
-use job::{Job, PauseHold};
+use job::{EventJob, Job, JobError, JobVerb, PauseHold, WeakJob};
 
 use crate::{
+    block_job_driver::{BlockJobDriver, JobChange},
     on_error::{ErrorAction, ErrorSide, IoStatus, OnError},
     rate_limit::RateLimit,
 };
 
-/// The block side of one job. Cheap to clone; any thread.
+/// The block side of one job. Cheap to clone; any thread; keeps neither the job nor its driver.
 ///
 /// A job driver makes it before the job, attaches its nodes, and calls [`BlockJob::bind`] once the
-/// job exists. While a node it holds is drained, the job is paused and its pause waited for.
+/// job exists; [`BlockJobDriver`] has the whole recipe.
+///
+/// While a node it holds is drained, the job is [held paused](Job::hold_paused), which its status
+/// does not show, and waited for: until it stands still, or its driver
+/// [says that it is quiet](BlockJobDriver::drained_poll). Sections count and nest; a job that is
+/// paused by its user, too, goes on when both are over. A sleep for the speed limit ends for the
+/// section, and what is left of it is computed again.
+///
+/// When one of its nodes [moves to another context](Graph::set_context), all its nodes move, and
+/// then the job. A job that does not exist yet, or that has let go, refuses.
 #[derive(Clone)]
 pub struct BlockJob {
     shared: Arc<Shared>,
@@ -30,14 +42,12 @@ struct Shared {
     id: String,
     kind: &'static str,
     graph: Graph,
-    /// Has drained sections ask again.
-    kick: Waker,
+    waker: DrainWaker,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Absent before the job exists and after it has let go: the job keeps its job driver, which keeps us.
-    job: Option<Job>,
+    stage: Stage,
     limit: RateLimit,
     io_status: IoStatus,
     /// Edges whose node is in a drained section.
@@ -47,12 +57,28 @@ struct State {
     blockers: Vec<Blocker>,
 }
 
+/// How far a block job is. What it knows of its job it does not keep: the job keeps its driver, which keeps us.
+enum Stage {
+    /// The job does not exist yet.
+    Unbound,
+    Bound(Binding),
+    /// The graph is no concern of the job's any more.
+    Released(Binding),
+}
+
+/// The job and its driver.
+#[derive(Clone)]
+struct Binding {
+    job: WeakJob,
+    driver: Weak<dyn BlockJobDriver>,
+}
+
 impl BlockJob {
-    /// A block job that holds nothing yet.
+    /// A block job that holds nothing yet, of a job that will be called `id` and whose driver calls itself `kind`.
     #[must_use]
     pub fn new(id: &str, kind: &'static str, graph: &Graph) -> Self {
         let state = State {
-            job: None,
+            stage: Stage::Unbound,
             limit: RateLimit::new(0),
             io_status: IoStatus::Ok,
             drains: 0,
@@ -63,7 +89,7 @@ impl BlockJob {
             id: id.to_owned(),
             kind,
             graph: graph.clone(),
-            kick: Waker::from(Arc::new(Kick(graph.drain_waker()))),
+            waker: graph.drain_waker(),
             state: Mutex::new(state),
         };
         Self {
@@ -71,14 +97,37 @@ impl BlockJob {
         }
     }
 
-    /// Ties the job to what it holds. Called once, before the job starts.
+    /// The block job that belongs to `job`, if that is a block job: its driver
+    /// [offers](job::JobDriver::extension) it.
+    #[must_use]
+    pub fn of(job: &Job) -> Option<Self> {
+        job.extension::<Self>().cloned()
+    }
+
+    /// The block job that an event is about, if it is about one; also after the job was forgotten.
+    #[must_use]
+    pub fn of_event(job: &EventJob) -> Option<Self> {
+        job.extension::<Self>().cloned()
+    }
+
+    /// Ties the job and its driver to what they hold. Called once, before the job starts.
     ///
     /// If a node that it holds is being drained already, the job is held paused from its start.
-    pub fn bind(&self, job: &Job) {
+    ///
+    /// # Panics
+    ///
+    /// When it is bound already, which is our own bug.
+    pub fn bind<D: BlockJobDriver>(&self, job: &Job, driver: &Arc<D>) {
+        let driver: Weak<dyn BlockJobDriver> = Arc::<D>::downgrade(driver);
+        let binding = Binding {
+            job: job.downgrade(),
+            driver,
+        };
         let is_drained = {
             let mut state = self.lock();
-            debug_assert!(state.job.is_none(), "a block job belongs to one job");
-            state.job = Some(job.clone());
+            let is_unbound = matches!(state.stage, Stage::Unbound);
+            assert!(is_unbound, "a block job belongs to one job");
+            state.stage = Stage::Bound(binding);
             state.drains > 0
         };
         if is_drained {
@@ -88,27 +137,45 @@ impl BlockJob {
 
     /// Attaches the job to `node`; the edge is the caller's to keep and to drop.
     ///
-    /// `name` is what the edge is to the job: `source`, `target`. The edge stays at the node when a filter is put
-    /// above it, whoever does so.
+    /// `name` is what the edge is to the job: `main node`, `source`, `target`. The edge stays at the node when a filter
+    /// is put above it, whoever does so. Operations on the node but those in `except` are forbidden from now on, until
+    /// [`release`](Self::release).
     ///
     /// # Errors
     ///
-    /// - [`PermissionConflict`](block::ErrorKind::PermissionConflict): another user does not allow what the job does.
+    /// Nothing has changed then.
+    ///
+    /// - [`PermissionConflict`](block::ErrorKind::PermissionConflict): another user does not allow what the job does,
+    ///   or the other way round; the text names both.
     /// - [`NotFound`](block::ErrorKind::NotFound): the node is not in the graph.
     pub fn attach(
         &self,
         node: &Node,
         name: &str,
         permissions: Permissions,
+        except: &[Operation],
     ) -> Result<Child, BlockError> {
-        let parent: Arc<dyn Parent> = self.shared.clone();
-        let attachment = Attachment::of(&parent, ChildRole::Data, permissions)
+        let attachment = Attachment::of(&self.as_parent(), ChildRole::Data, permissions)
             .named(name)
             .staying();
-        self.shared.graph.attach(node, attachment)
+        let edge = self.shared.graph.attach(node, attachment)?;
+        self.block_operations(node, except)?;
+        Ok(edge)
     }
 
-    /// Forbids operations on a node but those in `except`, until [`release`](Self::release).
+    /// The nodes that the job is attached to, the main node first.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Node> {
+        self.shared.graph.nodes_of(&self.as_parent())
+    }
+
+    /// The node that the job is about: of those that it is attached to, the first. None once it has let go.
+    #[must_use]
+    pub fn main_node(&self) -> Option<Node> {
+        self.nodes().into_iter().next()
+    }
+
+    /// Forbids operations on a node, without holding it, but those in `except`, until [`release`](Self::release).
     ///
     /// # Errors
     ///
@@ -120,59 +187,31 @@ impl BlockJob {
         Ok(())
     }
 
-    /// Lets go of the job and of the operation blockers; the edges are their holders' to drop, before this.
+    /// Lets go of the operation blockers, and tells neither the job nor its driver of anything any more; the edges are
+    /// their holders' to drop, before this.
     pub fn release(&self) {
-        let (job, blockers) = {
+        let blockers = {
             let mut state = self.lock();
-            (state.job.take(), std::mem::take(&mut state.blockers))
+            if let Stage::Bound(binding) = &state.stage {
+                state.stage = Stage::Released(binding.clone());
+            }
+            std::mem::take(&mut state.blockers)
         };
-        drop((job, blockers));
+        drop(blockers);
+        self.became_quiet();
     }
 
-    /// The speed limit in bytes per second; zero is none.
-    #[must_use]
-    pub fn speed_bytes_per_s(&self) -> u64 {
-        self.lock().limit.speed_bytes_per_s()
-    }
-
-    /// Sets the speed limit in bytes per second; zero is none. It counts at once.
-    pub fn set_speed(&self, speed_bytes_per_s: u64) {
-        let (wake, job) = {
-            let mut state = self.lock();
-            let wake = state.limit.set_speed(speed_bytes_per_s);
-            (wake, state.job.clone())
-        };
-        if let (true, Some(job)) = (wake, job) {
-            job.wake();
-        }
-    }
-
-    /// Counts `len_bytes` as moved at `now_ns`. The next request waits for [`delay_ns`](Self::delay_ns).
-    pub fn account(&self, len_bytes: u64, now_ns: u64) {
-        self.lock().limit.account(len_bytes, now_ns);
-    }
-
-    /// Takes back `len_bytes` that were counted and needed no moving after all.
-    pub fn refund(&self, len_bytes: u64) {
-        self.lock().limit.refund(len_bytes);
-    }
-
-    /// How long the next request must wait for the speed limit, in nanoseconds.
-    #[must_use]
-    pub fn delay_ns(&self, now_ns: u64) -> u64 {
-        self.lock().limit.delay_ns(now_ns)
+    /// The driver, whose word a drained section [has heard](BlockJobDriver::drained_poll), has become quiet.
+    pub fn became_quiet(&self) {
+        self.shared.waker.kick();
     }
 
     /// Decides about an error, tells subscribers, and pauses the job if that is the decision.
     pub fn decide(&self, policy: OnError, side: ErrorSide, error: &BlockError) -> ErrorAction {
         let errno = error.errno().unwrap_or(libc::EIO);
         let action = policy.action(errno);
-        let job = {
-            let mut state = self.lock();
-            state.io_status.note(errno, action);
-            state.job.clone()
-        };
-        if let Some(job) = job {
+        self.lock().io_status.note(errno, action);
+        if let Some(job) = self.shared.job() {
             job.report_error(side.as_str(), action.as_str());
             if action == ErrorAction::Stop {
                 job.stop_on_error();
@@ -187,13 +226,63 @@ impl BlockJob {
         self.lock().io_status
     }
 
-    /// The user resumes the job: its I/O status is well again.
+    /// The user resumes the job, or cancels it while it is paused: its I/O status is well again. For
+    /// [`JobDriver::user_resume`](job::JobDriver::user_resume).
     pub fn user_resume(&self) {
         self.lock().io_status.reset();
     }
 
+    /// A user changes an option of the job.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed then.
+    ///
+    /// - `InvalidVerb` by the verb table, `NotFound` when the job is forgotten.
+    /// - `Refused`: the change is for another kind of job, or its kind takes no changes.
+    /// - What the driver says.
+    pub fn change(&self, change: &JobChange) -> Result<(), JobError> {
+        let driver = self.accepting(JobVerb::Change)?;
+        let Shared { id, kind, .. } = &*self.shared;
+        if change.kind() != *kind {
+            let wanted = change.kind();
+            let text = format!("Job '{id}' is of type '{kind}', not '{wanted}'");
+            return Err(JobError::refused(text));
+        }
+        driver.change(change)
+    }
+
+    /// Whether the driver says that the job copies actively; see [`BlockJobDriver::actively_synced`].
+    pub(crate) fn actively_synced(&self) -> Option<bool> {
+        let driver = self.lock().stage.binding()?.driver.upgrade();
+        driver?.actively_synced()
+    }
+
+    /// The driver, if the job takes `verb` now.
+    fn accepting(&self, verb: JobVerb) -> Result<Arc<dyn BlockJobDriver>, JobError> {
+        let binding = self.lock().stage.binding().cloned();
+        let alive = binding.and_then(|Binding { job, driver }| job.upgrade().zip(driver.upgrade()));
+        let (job, driver) = alive.ok_or_else(|| JobError::block_job_not_found(&self.shared.id))?;
+        job.check_verb(verb)?;
+        Ok(driver)
+    }
+
+    fn as_parent(&self) -> Arc<dyn Parent> {
+        self.shared.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.lock()
+    }
+}
+
+impl Stage {
+    /// The job and its driver, whatever has become of them.
+    fn binding(&self) -> Option<&Binding> {
+        match self {
+            Self::Unbound => None,
+            Self::Bound(binding) | Self::Released(binding) => Some(binding),
+        }
     }
 }
 
@@ -202,62 +291,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the job paused as long as a node of ours is drained.
-    fn hold(&self, job: &Job) {
-        let hold = job.hold_paused();
-        let mut state = self.lock();
-        // The section may have ended since, or another one may have seen to it.
-        if state.drains > 0 && state.hold.is_none() {
-            state.hold = Some(hold);
-            return;
-        }
-        drop(state);
-        drop(hold);
-    }
-}
-
-impl Parent for Shared {
-    fn name(&self) -> String {
-        format!("block job '{}'", self.id)
-    }
-
-    fn drained_begin(&self) {
-        let job = {
-            let mut state = self.lock();
-            state.drains += 1;
-            state.job.clone()
+    /// The job, while what happens to the graph is its concern.
+    fn job(&self) -> Option<Job> {
+        let Stage::Bound(binding) = &self.lock().stage else {
+            return None;
         };
-        if let Some(job) = job {
-            self.hold(&job);
-        }
+        binding.job.upgrade()
     }
 
-    fn drained_poll(&self) -> bool {
-        let job = self.lock().job.clone();
-        // The section asks again when the job stands still.
-        let mut cx = Context::from_waker(&self.kick);
-        job.is_some_and(|job| job.poll_quiesced(&mut cx).is_pending())
-    }
-
-    fn drained_end(&self) {
-        let hold = {
-            let mut state = self.lock();
-            state.drains -= 1;
-            match state.drains {
-                0 => state.hold.take(),
-                _ => None,
-            }
+    /// The driver, for as long.
+    fn driver(&self) -> Option<Arc<dyn BlockJobDriver>> {
+        let Stage::Bound(binding) = &self.lock().stage else {
+            return None;
         };
-        drop(hold);
-    }
-}
-
-/// Tells drained sections that the job may stand still.
-struct Kick(DrainWaker);
-
-impl Wake for Kick {
-    fn wake(self: Arc<Self>) {
-        self.0.kick();
+        binding.driver.upgrade()
     }
 }
 
@@ -270,6 +317,3 @@ impl fmt::Debug for BlockJob {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -18,6 +18,7 @@
 mod held;
 
 use std::{
+    any::Any,
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -28,7 +29,7 @@ use block::{
     copy::{CopyCounters, TargetContent},
     nodes::copy_before_write::{AddedLatency, CbwHandle, OnCbwError},
 };
-use blockjob::{BlockJob, ErrorAction, ErrorSide, OnError};
+use blockjob::{BlockJob, BlockJobDriver, ErrorAction, ErrorSide, OnError};
 use job::{
     BoxFuture, Job, JobConfig, JobContext, JobDriver, JobError, JobRegistry, LocalBoxFuture,
     Trigger,
@@ -174,7 +175,7 @@ impl Backup {
             ..JobConfig::new(options.job_id, driver.clone(), context.clone())
         };
         let job = undo.job.insert(jobs.create(config)?).clone();
-        driver.block_job.bind(&job);
+        driver.block_job.bind(&job, &driver);
         graph
             .insert_filter(source, &filter)
             .await
@@ -349,6 +350,10 @@ impl JobDriver for BackupDriver {
         "backup"
     }
 
+    fn extension(&self) -> Option<&(dyn Any + Send + Sync)> {
+        Some(&self.block_job)
+    }
+
     fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
         Box::pin(async move {
             let result = self.copy_all(job).await;
@@ -380,6 +385,9 @@ impl JobDriver for BackupDriver {
         })
     }
 }
+
+/// The engine asks for its delay before each request, so a new speed need not be passed on.
+impl BlockJobDriver for BackupDriver {}
 
 impl fmt::Debug for BackupDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

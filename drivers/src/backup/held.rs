@@ -88,12 +88,11 @@ impl Held {
         block_job: &BlockJob,
         (source, target): (&Node, &Node),
     ) -> Result<(), BlockError> {
-        for (node, name) in [(source, "source"), (target, "target")] {
-            let edge = block_job.attach(node, name, Permissions::IDLE)?;
+        let again: &[Operation] = &[Operation::BackupSource];
+        for (node, name, except) in [(source, "source", again), (target, "target", &[])] {
+            let edge = block_job.attach(node, name, Permissions::IDLE, except)?;
             self.edges.push(edge);
         }
-        block_job.block_operations(source, &[Operation::BackupSource])?;
-        block_job.block_operations(target, &[])?;
         block_job.block_operations(&self.filter, &[])
     }
 

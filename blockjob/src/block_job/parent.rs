@@ -1,0 +1,103 @@
+//! What the graph asks of a block job: to be quiet while a node of its is drained, and to move along with them.
+
+use std::{future::ready, task::Context};
+
+use aio::Handle;
+use block::{BlockError, ContextChange, ErrorKind, Parent};
+use job::Job;
+
+use super::Shared;
+use crate::block_job_driver::Activity;
+
+impl Shared {
+    /// Keeps the job paused as long as a node of ours is drained.
+    pub(super) fn hold(&self, job: &Job) {
+        let hold = job.hold_paused();
+        let mut state = self.lock();
+        // The section may have ended since, or another one may have seen to it.
+        let superfluous = match state.drains > 0 && state.hold.is_none() {
+            true => state.hold.replace(hold),
+            false => Some(hold),
+        };
+        drop(state);
+        drop(superfluous);
+    }
+
+    /// Whether the job stands still; if not, drained sections are told when it may have come to.
+    fn is_still(&self, job: &Job) -> bool {
+        let waker = self.waker.to_waker();
+        let mut context = Context::from_waker(&waker);
+        job.poll_quiesced(&mut context).is_ready()
+    }
+}
+
+impl Parent for Shared {
+    fn name(&self) -> String {
+        format!("block job '{}'", self.id)
+    }
+
+    fn drained_begin(&self) {
+        self.lock().drains += 1;
+        if let Some(job) = self.job() {
+            self.hold(&job);
+        }
+        if let Some(driver) = self.driver() {
+            driver.drain();
+        }
+    }
+
+    fn drained_poll(&self) -> bool {
+        let Some(job) = self.job() else {
+            return false;
+        };
+        let is_still = self.is_still(&job);
+        if is_still && job.status().is_completed() {
+            return false;
+        }
+        match self.driver().and_then(|driver| driver.drained_poll()) {
+            Some(activity) => activity == Activity::Busy,
+            None => !is_still,
+        }
+    }
+
+    fn drained_end(&self) {
+        let hold = {
+            let mut state = self.lock();
+            state.drains -= 1;
+            match state.drains {
+                0 => state.hold.take(),
+                _ => None,
+            }
+        };
+        drop(hold);
+    }
+
+    fn check_context_change(&self, _to: &Handle) -> Result<(), BlockError> {
+        match self.job() {
+            Some(_) => Ok(()),
+            None => {
+                let what = format!("{} begins or ends, and does not move", self.name());
+                Err(BlockError::new(ErrorKind::Busy, what))
+            }
+        }
+    }
+
+    fn prepare_context_change<'a>(&'a self, to: &'a Handle) -> block::BoxFuture<'a, ContextChange> {
+        Box::pin(async move {
+            let (Some(job), Some(driver)) = (self.job(), self.driver()) else {
+                // It has let go since it was asked.
+                return ContextChange::new(ready(()));
+            };
+            let hold = job.hold_paused();
+            job.quiesced().await;
+            let to = to.clone();
+            ContextChange::new(async move {
+                driver.detach_context();
+                // A context that is closed meanwhile fails the job, which tells.
+                let _ = job.set_context(&to).await;
+                driver.attached_context(&to);
+                drop(hold);
+            })
+        })
+    }
+}
