@@ -213,8 +213,8 @@ impl Graph {
         filter::remove(&self.shared, filter).await
     }
 
-    /// Makes the context behind `to` the [home](Node::context) of `node`, and of all that cannot be elsewhere: the nodes
-    /// it is connected to by edges, and those that a user of one of these holds, such as a job.
+    /// Makes the context behind `to` the [home](Node::context) of `node`, and of all that cannot be elsewhere: the
+    /// nodes it is connected to by edges, and those that a user of one of these holds, such as a job.
     ///
     /// Users go along: a job, which stands still meanwhile, works on `to` when this returns, and nothing of it
     /// is left on the old context. Nothing is drained, since requests run on the context of whoever makes them.

@@ -8,9 +8,9 @@ use job::{JobDriver, JobError};
 /// What the driver of a block job may add to a job driver; each hook has a default that is right for most.
 ///
 /// [`BlockJob::bind`](crate::BlockJob::bind) introduces the two to each other. The hooks are called without any lock
-/// held, on whichever thread asks (a verb, a drained section, a move), possibly several at once and beside the body: they
-/// set a flag or answer, and do not wait. Not after [`BlockJob::release`](crate::BlockJob::release) has returned, but
-/// for a call that was under way.
+/// held, on whichever thread asks (a verb, a drained section, a move), possibly several at once and beside the body:
+/// they set a flag or answer, and do not wait. A job that has [let go](crate::BlockJob::release) of the graph is told
+/// of drained sections, speeds and moves no more, but for a call that was under way.
 ///
 /// # Writing one
 ///
@@ -20,8 +20,8 @@ use job::{JobDriver, JobError};
 /// 2. Make the job driver, which keeps the block job and offers it in
 ///    [`extension`](JobDriver::extension), so that whoever meets the job finds it.
 /// 3. Create the job, [bind](crate::BlockJob::bind) the two, and start it.
-/// 4. In `run`, before each piece of work: wait for the [speed limit](crate::BlockJob::throttle), which is a pause point,
-///    too. After it: [account](crate::BlockJob::account) for what was moved.
+/// 4. In `run`, before each piece of work: wait for the [speed limit](crate::BlockJob::throttle), which is a pause
+///    point, too. After it: [account](crate::BlockJob::account) for what was moved.
 /// 5. When a request fails, [decide](crate::BlockJob::decide), and do as the answer says.
 /// 6. In `pause`, wait until nothing is in flight. In `user_resume`, forward to
 ///    [`BlockJob::user_resume`](crate::BlockJob::user_resume).
