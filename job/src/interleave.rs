@@ -7,6 +7,7 @@
 mod discard;
 mod ends;
 mod moves;
+mod mutants;
 mod pauses;
 mod stage;
 
@@ -23,7 +24,7 @@ use shuttle::{
 /// How many schedules each model is run under, unless `INTERLEAVE_SCHEDULES` says otherwise.
 const SCHEDULES: usize = 8000;
 
-/// Switches between threads that have not come to wait, in the schedules with few of them.
+/// Switches at moments when nobody has come to wait, in the schedules with few of them.
 const FEW: usize = 3;
 
 /// Runs `model` under many schedules, and tells how many there were.
@@ -42,7 +43,7 @@ fn explore(model: impl Fn() + Send + Sync + Clone + 'static) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("a model");
     println!("exploring {name}: seed {seed}");
-    let few = PctScheduler::new_from_seed(seed, FEW, schedules / 2);
+    let few = PctScheduler::new_from_seed(seed, FEW + 1, schedules / 2);
     let many = RandomScheduler::new_from_seed(seed, schedules - schedules / 2);
     let ran = run(few, model.clone()) + run(many, model);
     println!("explored {name}: {ran} schedules");

@@ -8,7 +8,10 @@ use super::{
     explore,
     stage::{Part, Played, Stage},
 };
-use crate::{CancelMode, JobErrorKind, JobEvent, JobMoment, JobOutcome, JobStatus, Trigger};
+use crate::{
+    CancelMode, Job, JobErrorKind, JobEvent, JobMoment, JobOutcome, JobRegistry, JobStatus,
+    Trigger, runtime::Handle,
+};
 
 /// Waits until all bodies have ended and somebody is to finalize.
 fn until_pending(played: &Played) {
@@ -28,16 +31,15 @@ fn all_or_none(pair: &[Played; 2]) -> bool {
 }
 
 /// A transaction is committed or aborted as a whole, whoever of the two comes first.
-#[test]
-fn shuttle_a_finalize_meets_a_cancel_of_another_member() {
-    explore(|| {
+pub(super) fn a_finalize_meets_a_cancel(cancelled: usize, cancel: fn(&Job)) {
+    explore(move || {
         let stage = Stage::new();
         let pair = stage.start_pair(Part::Steps(0));
         until_pending(&pair[0]);
-        let [first, second] = pair.clone();
+        let [one, other] = [1 - cancelled, cancelled].map(|index| pair[index].clone());
         let users = [
-            thread::spawn(move || drop(first.job.finalize())),
-            thread::spawn(move || drop(second.job.cancel(CancelMode::Force))),
+            thread::spawn(move || drop(one.job.finalize())),
+            thread::spawn(move || cancel(&other.job)),
         ];
         for user in users {
             user.join().expect("it has ended");
@@ -45,6 +47,16 @@ fn shuttle_a_finalize_meets_a_cancel_of_another_member() {
         all_or_none(&pair);
         stage.finish();
     });
+}
+
+#[test]
+fn shuttle_a_finalize_meets_a_cancel_of_the_member_that_ends_last() {
+    a_finalize_meets_a_cancel(0, |job| drop(job.cancel(CancelMode::Force)));
+}
+
+#[test]
+fn shuttle_a_finalize_meets_a_cancel_of_the_member_that_ends_first() {
+    a_finalize_meets_a_cancel(1, |job| drop(job.cancel(CancelMode::Force)));
 }
 
 /// The same for a cancel that may come before all bodies have ended.
@@ -88,15 +100,14 @@ fn shuttle_two_cancels_abort_once() {
     });
 }
 
-#[test]
-fn shuttle_two_finalizes_prepare_once() {
-    explore(|| {
+pub(super) fn two_finalizes_prepare_once(finalize: fn(&Job) -> bool) {
+    explore(move || {
         let stage = Stage::new();
         let pair = stage.start_pair(Part::Steps(0));
         until_pending(&pair[0]);
         let users = pair
             .clone()
-            .map(|played| thread::spawn(move || played.job.finalize().is_ok()));
+            .map(|played| thread::spawn(move || finalize(&played.job)));
         let accepted = users.map(|user| user.join().expect("it has ended"));
         assert!(accepted[0] || accepted[1]);
         assert!(all_or_none(&pair));
@@ -107,10 +118,14 @@ fn shuttle_two_finalizes_prepare_once() {
     });
 }
 
-/// A job is dismissed once; who looks at it meanwhile sees it concluded or gone.
 #[test]
-fn shuttle_a_dismiss_meets_queries() {
-    explore(|| {
+fn shuttle_two_finalizes_prepare_once() {
+    two_finalizes_prepare_once(|job| job.finalize().is_ok());
+}
+
+/// A job is dismissed once; who looks at it meanwhile sees it concluded or gone.
+pub(super) fn a_dismiss_meets_queries(dismiss: fn(&Job) -> bool) {
+    explore(move || {
         let stage = Stage::new();
         let played = stage.create("a", Part::Steps(0), |config| {
             config.dismiss = Trigger::Manual;
@@ -119,7 +134,7 @@ fn shuttle_a_dismiss_meets_queries() {
         assert!(matches!(played.outcome(), JobOutcome::Completed));
         let users = [(); 2].map(|()| {
             let played = played.clone();
-            thread::spawn(move || played.job.dismiss().is_ok())
+            thread::spawn(move || dismiss(&played.job))
         });
         for _ in 0..2 {
             let info = played.job.info();
@@ -142,10 +157,14 @@ fn shuttle_a_dismiss_meets_queries() {
     });
 }
 
-/// Whoever waits for a job learns its outcome, after all of its events but perhaps the last.
 #[test]
-fn shuttle_waits_meet_the_conclusion() {
-    explore(|| {
+fn shuttle_a_dismiss_meets_queries() {
+    a_dismiss_meets_queries(|job| job.dismiss().is_ok());
+}
+
+/// Whoever waits for a job learns its outcome, after all of its events but perhaps the last.
+pub(super) fn waits_meet_the_conclusion(wait: fn(&Job) -> JobOutcome) {
+    explore(move || {
         let stage = Stage::new();
         let played = stage.start("a", Part::Steps(0));
         let blocked = played.clone();
@@ -153,7 +172,7 @@ fn shuttle_waits_meet_the_conclusion() {
         let awaited = played.clone();
         let events = stage.events.clone();
         let awaited = thread::spawn(move || {
-            let outcome = block_on(awaited.job.wait());
+            let outcome = wait(&awaited.job);
             let events = events.lock().expect("nothing panics");
             let is_end = |event: &JobEvent| matches!(event, JobEvent::Completed { .. });
             assert!(events.iter().any(is_end), "{events:?}");
@@ -167,14 +186,17 @@ fn shuttle_waits_meet_the_conclusion() {
     });
 }
 
-/// Events of changes on two threads are heard once each, in the order of the changes.
 #[test]
-fn shuttle_events_of_two_threads_keep_their_order() {
-    explore(|| {
-        let stage = Stage::new();
-        let stage_ref = Arc::new(stage);
+fn shuttle_waits_meet_the_conclusion() {
+    waits_meet_the_conclusion(|job| block_on(job.wait()));
+}
+
+/// Events of changes on two threads are heard once each, in the order of the changes.
+pub(super) fn events_of_two_threads_keep_their_order(make: fn(&Handle) -> JobRegistry) {
+    explore(move || {
+        let stage = Arc::new(Stage::with_registry(make));
         let creators = ["a", "b"].map(|id| {
-            let stage = stage_ref.clone();
+            let stage = stage.clone();
             thread::spawn(move || {
                 let played = stage.create(id, Part::Park, |_| ());
                 played.job.discard();
@@ -183,7 +205,7 @@ fn shuttle_events_of_two_threads_keep_their_order() {
         for creator in creators {
             creator.join().expect("it has ended");
         }
-        let stage = Arc::into_inner(stage_ref).expect("nobody else has it");
+        let stage = Arc::into_inner(stage).expect("nobody else has it");
         // The order of the changes is that of the keys, for creations.
         let events = stage.events.clone();
         let jobs = stage.played().into_iter().map(|played| played.job);
@@ -203,6 +225,11 @@ fn shuttle_events_of_two_threads_keep_their_order() {
         assert_eq!(created, order);
         assert_eq!(events.len(), 4, "{events:?}");
     });
+}
+
+#[test]
+fn shuttle_events_of_two_threads_keep_their_order() {
+    events_of_two_threads_keep_their_order(|main| JobRegistry::new(main.clone()));
 }
 
 /// Jobs whose context is closed fail, and nobody waits for ever.

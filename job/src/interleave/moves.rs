@@ -6,36 +6,39 @@ use super::{
     explore,
     stage::{Part, Stage},
 };
-use crate::{CancelMode, JobOutcome};
+use crate::{CancelMode, Job, JobOutcome, runtime::Handle};
 
 /// A body that moves misses no wake-up, however it waits.
-fn a_move_meets_a_wake_up(part: Part) {
+pub(super) fn a_move_meets_a_wake_up(part: Part, set_context: fn(&Job, &Handle)) {
     explore(move || {
         let (stage, target) = Stage::with_target();
         let played = stage.start("a", part);
         let other = played.clone();
         let user = thread::spawn(move || other.tell());
-        let moved = block_on(played.job.set_context(&target));
-        moved.expect("no context is closed");
+        set_context(&played.job, &target);
         assert!(matches!(played.outcome(), JobOutcome::Completed));
         user.join().expect("it has ended");
         stage.finish();
     });
 }
 
+fn set_context(job: &Job, context: &Handle) {
+    block_on(job.set_context(context)).expect("no context is closed");
+}
+
 #[test]
 fn shuttle_a_move_meets_the_wake_up_of_a_parked_body() {
-    a_move_meets_a_wake_up(Part::Park);
+    a_move_meets_a_wake_up(Part::Park, set_context);
 }
 
 #[test]
 fn shuttle_a_move_meets_the_wake_up_of_a_sleeping_body() {
-    a_move_meets_a_wake_up(Part::Sleep);
+    a_move_meets_a_wake_up(Part::Sleep, set_context);
 }
 
 #[test]
 fn shuttle_a_move_meets_the_end_of_a_sleep() {
-    a_move_meets_a_wake_up(Part::Doze);
+    a_move_meets_a_wake_up(Part::Doze, set_context);
 }
 
 /// The move ends, wherever the cancel finds the body.

@@ -1,11 +1,18 @@
 //! Where models play: a registry on two loops, and job drivers that keep account of their hooks.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    mem::ManuallyDrop,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use shuttle::future::block_on;
+use shuttle::{
+    future::block_on,
+    rand::{RngCore, thread_rng},
+    thread,
+};
 
 use crate::{
     BoxFuture, CancelMode, Job, JobConfig, JobContext, JobDriver, JobError, JobEvent, JobOutcome,
@@ -35,7 +42,7 @@ impl Flag {
 }
 
 /// What the body does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Part {
     /// Passes that many pause points and ends well.
     Steps(u32),
@@ -49,7 +56,12 @@ pub(super) enum Part {
     Request,
     /// Becomes ready, then parks until it is told to end, or asked to complete, or cancelled.
     Converge,
+    /// Waits once, in its own way.
+    Own(Wait),
 }
+
+/// A wait of a body.
+pub(super) type Wait = for<'a> fn(&'a JobContext) -> BoxFuture<'a, ()>;
 
 /// What the hooks of one job were called with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,6 +128,7 @@ impl Actor {
             Part::Park | Part::Converge => job.park().await,
             Part::Sleep => job.sleep_ns(NEVER_NS).await,
             Part::Doze => job.sleep_ns(1000).await,
+            Part::Own(wait) => wait(job).await,
             Part::Request => job.or_cancelled(self.request(job)).await.unwrap_or(()),
         }
         self.is_at_work.set();
@@ -127,9 +140,10 @@ impl Actor {
     async fn play(&self, job: &JobContext) -> Result<(), JobError> {
         let mut left = match self.part {
             Part::Steps(steps) => steps,
+            Part::Own(_) => 1,
             _ => u32::MAX,
         };
-        if self.part == Part::Converge {
+        if self.can_complete() {
             job.become_ready();
         }
         while left > 0 && !self.told.is_set() {
@@ -172,10 +186,12 @@ impl JobDriver for Actor {
     }
 
     fn user_resume(&self) {
+        take_time();
         self.lock().user_resumes += 1;
     }
 
     fn cancel(&self, mode: CancelMode) -> CancelMode {
+        take_time();
         match self.part {
             Part::Converge => mode,
             _ => CancelMode::Force,
@@ -183,7 +199,7 @@ impl JobDriver for Actor {
     }
 
     fn can_complete(&self) -> bool {
-        self.part == Part::Converge
+        matches!(self.part, Part::Converge)
     }
 
     fn complete(&self) -> Result<(), JobError> {
@@ -192,7 +208,9 @@ impl JobDriver for Actor {
     }
 
     fn prepare<'a>(&'a self, main: &'a AioContext) -> LocalBoxFuture<'a, Result<(), JobError>> {
+        take_time();
         self.lock().prepares += 1;
+        assert_eq!(self.hooks().prepares, 1, "a job is prepared once");
         Box::pin(async {
             main.yield_now().await;
             Ok(())
@@ -200,11 +218,13 @@ impl JobDriver for Actor {
     }
 
     fn commit<'a>(&'a self, main: &'a AioContext) -> LocalBoxFuture<'a, ()> {
+        take_time();
         self.lock().commits += 1;
         Box::pin(async { main.yield_now().await })
     }
 
     fn abort<'a>(&'a self, main: &'a AioContext) -> LocalBoxFuture<'a, ()> {
+        take_time();
         self.lock().aborts += 1;
         Box::pin(async { main.yield_now().await })
     }
@@ -212,6 +232,13 @@ impl JobDriver for Actor {
     fn clean<'a>(&'a self, _main: &'a AioContext) -> LocalBoxFuture<'a, ()> {
         self.lock().cleans += 1;
         Box::pin(std::future::ready(()))
+    }
+}
+
+/// Lets others go on for a while, now a short one, now a long one.
+pub(super) fn take_time() {
+    for _ in 0..thread_rng().next_u64() % 8 {
+        thread::yield_now();
     }
 }
 
@@ -244,13 +271,18 @@ pub(super) struct Stage {
     pub(super) registry: JobRegistry,
     pub(super) events: Arc<Mutex<Vec<JobEvent>>>,
     played: Mutex<Vec<Played>>,
-    _subscription: Subscription,
+    _subscription: UnlessPanicking<Subscription>,
 }
 
 impl Stage {
     pub(super) fn new() -> Self {
+        Self::with_registry(|main| JobRegistry::new(main.clone()))
+    }
+
+    /// The same with a registry that `make` makes from the main context.
+    pub(super) fn with_registry(make: impl FnOnce(&Handle) -> JobRegistry) -> Self {
         let [main, side] = ["main", "side"].map(LoopThread::start);
-        let registry = JobRegistry::new(main.handle().clone());
+        let registry = make(main.handle());
         let events = Arc::<Mutex<Vec<JobEvent>>>::default();
         let (heard, home) = (events.clone(), main.handle().clone());
         let subscription = registry.subscribe(move |event| {
@@ -265,7 +297,7 @@ impl Stage {
             registry,
             events,
             played: Mutex::default(),
-            _subscription: subscription,
+            _subscription: UnlessPanicking(Some(subscription)),
         }
     }
 
@@ -361,6 +393,17 @@ impl Stage {
         for Played { job, actor } in &played {
             check_hooks(&actor.hooks(), &job.outcome().expect("it has ended"));
             check_events(job, &events);
+        }
+    }
+}
+
+/// Is dropped unless a model has failed: dropping what takes a lock would hide why.
+pub(super) struct UnlessPanicking<T>(pub(super) Option<T>);
+
+impl<T> Drop for UnlessPanicking<T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _left = ManuallyDrop::new(self.0.take());
         }
     }
 }

@@ -111,6 +111,8 @@ impl Loop {
 #[derive(Clone)]
 pub(crate) struct Handle {
     shared: Arc<Loop>,
+    /// Every thread is taken for its home, which is a mistake.
+    is_lying: bool,
 }
 
 impl Handle {
@@ -120,9 +122,9 @@ impl Handle {
             home: OnceLock::new(),
             state: Mutex::default(),
         };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared = Arc::new(shared);
+        let is_lying = false;
+        Self { shared, is_lying }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -130,7 +132,15 @@ impl Handle {
     }
 
     pub(crate) fn is_home(&self) -> bool {
-        self.shared.home.get() == Some(&thread::current().id())
+        self.is_lying || self.shared.home.get() == Some(&thread::current().id())
+    }
+
+    /// A handle that takes every thread for the home: the mistake of a mutant.
+    pub(crate) fn at_home_anywhere(&self) -> Self {
+        Self {
+            is_lying: true,
+            ..self.clone()
+        }
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
