@@ -157,8 +157,9 @@ impl JobContext {
     pub async fn pause_point(&self) {
         if self.look(|record| record.wants_pause()) {
             let cell = &*self.job.cell;
-            let _resume = Resume(cell);
+            // Called before the cancel is looked for: there is a pause for each resume.
             let pause = cell.call_async(Callback::Pause, JobDriver::pause);
+            let _resume = Resume(cell);
             self.or_cancelled(pause).await;
             self.wait(Until::Resumed, None).await;
         }

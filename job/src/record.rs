@@ -47,14 +47,15 @@ impl JobCell {
         callback::named(self.current(callback), || call(&*self.driver))
     }
 
-    /// The same for a hook that takes its time.
-    pub(crate) async fn call_async<'a, F: Future>(
+    /// The same for a hook that takes its time. It is called here, whether or not what is returned is
+    /// ever polled.
+    pub(crate) fn call_async<'a, F: Future>(
         &'a self,
         callback: Callback,
         call: impl FnOnce(&'a dyn JobDriver) -> F,
-    ) -> F::Output {
+    ) -> impl Future<Output = F::Output> {
         let hook = self.call(callback, call);
-        callback::named_future(self.current(callback), hook).await
+        callback::named_future(self.current(callback), hook)
     }
 
     /// What runs while `callback` of this job does.
