@@ -10,6 +10,8 @@
 mod bench;
 mod ci;
 mod licences;
+mod model;
+mod options;
 mod sanitize;
 mod stress;
 mod test;
@@ -35,6 +37,9 @@ usage: cargo xtask <task>
   stress [--seconds N] [--seed S]
                   have contexts of both backends do random operations under injected failures for
                   so long, a minute unless told otherwise; the seed is printed first
+  model [--steps N] [--seed S]
+                  have jobs and their model do so many random acts, a million unless told otherwise;
+                  the seed is printed first
   ci              exactly what CI runs, in its order";
 
 fn main() -> ExitCode {
@@ -54,6 +59,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["bench", rest @ ..] => bench::run(&Workspace::load()?, rest)?,
         ["sanitize", rest @ ..] => return sanitize::run(&Workspace::load()?, rest),
         ["stress", rest @ ..] => stress::run(&Workspace::load()?, rest)?,
+        ["model", rest @ ..] => model::run(&Workspace::load()?, rest)?,
         ["ci"] => return Ok(ci::run(&Workspace::load()?)),
         ["help" | "-h" | "--help"] => println!("{USAGE}"),
         _ => bail!("no such task: {}\n\n{USAGE}", args.join(" ")),

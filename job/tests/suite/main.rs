@@ -6,7 +6,6 @@ mod extension;
 mod finish;
 mod history;
 mod lifecycle;
-mod model;
 mod moment;
 mod pause;
 mod pause_all;
