@@ -20,7 +20,7 @@ pub fn pin_to(cpu: usize) {
     let mut set = CpuSet::new();
     let pinned = set.set(cpu).and_then(|()| sched_setaffinity(CALLER, &set));
     if let Err(error) = pinned {
-        crate::race::skipped(format_args!("keeping a thread on processor {cpu}: {error}"));
+        crate::tell::skipped(format_args!("keeping a thread on processor {cpu}: {error}"));
     }
 }
 

@@ -10,8 +10,9 @@ use std::{
 use aio::{AioContext, BackendKind, Config, Fd, IoBuf};
 
 use crate::{
-    race::{Side, skipped},
+    race::Side,
     scratch::{BLOCK_BYTES, RandomBlocks, Scratch},
+    tell::skipped,
 };
 
 /// A context that closes itself when it is dropped.

@@ -15,9 +15,11 @@ pub mod raw_ring;
 mod scratch;
 #[cfg(test)]
 mod skip;
+mod tell;
 
 pub use cpu::{Stay, pin_to, two_cpus};
 pub use event_loop::{DEPTH, Loop, direct_reads, random_reads};
-pub use machine::{rest, thread_cpu_time};
-pub use race::{Races, Side, races, skipped};
+pub use machine::{Moment, cpu_time, rest, thread_cpu_time};
+pub use race::{Races, Side, races};
 pub use scratch::{BLOCK_BYTES, CHUNK_BYTES, RandomBlocks, Scratch};
+pub use tell::{Disturbed, percentile, skipped, tell_figure, tell_ratio};

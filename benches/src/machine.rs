@@ -14,7 +14,12 @@ use nix::{
 
 /// Processor time that the process has used: all its threads, programs that it has started and
 /// that have ended, and the kernel's work for them.
-pub(crate) fn cpu_time() -> Duration {
+///
+/// # Panics
+///
+/// Never on Linux, which has this clock for every process.
+#[must_use]
+pub fn cpu_time() -> Duration {
     let own = ClockId::CLOCK_PROCESS_CPUTIME_ID.now();
     let own = Duration::from(own.expect("Linux has this clock for every process"));
     let children = getrusage(UsageWho::RUSAGE_CHILDREN).map_or(Duration::ZERO, |usage| {
@@ -49,7 +54,7 @@ pub fn rest(time: Duration) {
 
 /// A moment, to tell later what others did since then.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment {
+pub struct Moment {
     at: Instant,
     own: Duration,
     /// `None` where the system does not tell.
@@ -57,7 +62,9 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    pub(crate) fn now() -> Self {
+    /// The present one.
+    #[must_use]
+    pub fn now() -> Self {
         Self {
             at: Instant::now(),
             own: cpu_time(),
@@ -66,7 +73,8 @@ impl Moment {
     }
 
     /// Whether others have used more than a tenth of a processor since then.
-    pub(crate) fn is_disturbed(&self) -> bool {
+    #[must_use]
+    pub fn is_disturbed(&self) -> bool {
         let now = Self::now();
         let (Some(before), Some(after)) = (self.all, now.all) else {
             return false;

@@ -15,14 +15,16 @@
 //! not help for long, the lines end in `disturbed COUNT of COUNT`.
 
 use std::{
-    env,
-    fmt::{self, Write},
+    env, fmt,
     time::{Duration, Instant},
 };
 
 use criterion::{Criterion, Throughput};
 
-use crate::machine::{Moment, cpu_time};
+use crate::{
+    machine::{Moment, cpu_time},
+    tell::{Disturbed, spread, tell, tell_figure},
+};
 
 /// One of those who race.
 pub struct Side<'a> {
@@ -139,7 +141,7 @@ impl Races {
         if let (true, Some(_)) = (self.wants(name), self.turns)
             && let Some(figure) = measure()
         {
-            tell(format_args!("figure {name} = {} {unit}", spread([figure])));
+            tell_figure((name, unit), [figure], Disturbed::default());
         }
     }
 }
@@ -153,16 +155,6 @@ impl fmt::Debug for Races {
     }
 }
 
-/// Tells whoever measures that something is not measured here, and why.
-pub fn skipped(why: impl fmt::Display) {
-    tell(format_args!("skipped: {why}"));
-}
-
-#[expect(clippy::print_stdout, reason = "the results of a measurement")]
-fn tell(line: fmt::Arguments<'_>) {
-    println!("{line}");
-}
-
 /// What one round cost, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
@@ -172,10 +164,10 @@ struct Cost {
 
 fn print_results(name: &str, units: u64, sides: &mut [Side<'_>], turns: Turns) {
     let (costs, disturbed) = costs(sides, turns);
-    let remark = if disturbed > 0 {
-        format!(", disturbed {disturbed} of {}", turns.count)
-    } else {
-        String::new()
+    let of = turns.count;
+    let remark = Disturbed {
+        turns: disturbed,
+        of,
     };
     for (side, costs) in sides.iter().zip(&costs) {
         let each = |cost: f64| cost / units as f64;
@@ -251,37 +243,9 @@ fn cost(side: &mut Side<'_>, rounds: u64) -> Cost {
     }
 }
 
-/// Median, least and greatest of `values`, as results show them.
-fn spread(values: impl IntoIterator<Item = f64>) -> String {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let (min, max) = (values[0], values[values.len() - 1]);
-    let median = values[values.len() / 2];
-    let decimals = match median.abs() {
-        // A count.
-        _ if values.iter().all(|value| value.fract() == 0.0) => 0,
-        // Two decimals say nothing about a thousandth.
-        small if small < 0.1 => 4,
-        _ => 2,
-    };
-    let mut told = format!("{median:.decimals$}");
-    if values.len() > 1 {
-        write!(told, " [{min:.decimals$}..{max:.decimals$}]").expect("a text takes all");
-    }
-    told
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_spread_is_told_by_median_and_ends() {
-        let told = spread([3.0, 1.0, 1.254, 0.5, 9.0]);
-        assert_eq!(told, "1.25 [0.50..9.00]");
-        assert_eq!(spread([0.0034, 0.0035]), "0.0035 [0.0034..0.0035]");
-        assert_eq!(spread([7.0]), "7");
-    }
 
     #[test]
     fn rounds_grow_until_they_fill_a_turn() {

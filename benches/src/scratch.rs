@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use crate::race::skipped;
+use crate::tell::skipped;
 
 /// Length of the blocks that are read.
 pub const BLOCK_BYTES: usize = 4096;

@@ -19,16 +19,29 @@ const REPORT: &str = "bench.md";
 ///
 /// Fails if the measurements cannot be run. A target that is missed is no error.
 pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
-    let mut command = workspace.cargo();
-    command.args(["bench", "--package", "benches", "--bench", "races", "--"]);
-    let results = read_results(command.args(args))?;
     let filter = args.iter().find(|arg| !arg.starts_with('-'));
-    let report = report(&results, filter.unwrap_or(&""));
+    let filter = filter.unwrap_or(&"");
+    let mut results = Vec::new();
+    for program in programs(filter) {
+        let mut command = workspace.cargo();
+        command.args(["bench", "--package", "benches", "--bench", program, "--"]);
+        results.extend(read_results(command.args(args))?);
+    }
+    let report = report(&results, filter);
     print!("\n{report}");
     let path = workspace.target_dir.join(REPORT);
     std::fs::write(&path, report).with_context(|| format!("cannot write {}", path.display()))?;
     println!("\nwritten to {}", path.display());
     Ok(())
+}
+
+/// Which programs have something whose name begins with `filter`.
+fn programs(filter: &str) -> &'static [&'static str] {
+    match filter {
+        "" => &["races", "jobs"],
+        _ if filter.starts_with("jobs/") => &["jobs"],
+        _ => &["races"],
+    }
 }
 
 /// Runs the measurements, shows what comes out as it comes, and gathers it.
@@ -290,6 +303,13 @@ mod tests {
         ] {
             assert!(report.contains(row), "{row}\n\n{report}");
         }
+    }
+
+    #[test]
+    fn only_a_program_that_measures_what_is_asked_for_runs() {
+        assert_eq!(programs(""), ["races", "jobs"]);
+        assert_eq!(programs("jobs/latency"), ["jobs"]);
+        assert_eq!(programs("timer/"), ["races"]);
     }
 
     #[test]

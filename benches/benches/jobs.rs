@@ -1,0 +1,53 @@
+//! Jobs: many short ones, and how soon one that copies pauses and ends: `cargo bench -p benches --bench jobs`.
+
+#[path = "jobs/latency.rs"]
+mod latency;
+#[path = "jobs/many.rs"]
+mod many;
+#[path = "jobs/many_sides.rs"]
+mod many_sides;
+#[path = "jobs/our_backups.rs"]
+mod our_backups;
+#[path = "jobs/reference.rs"]
+mod reference;
+
+use std::env;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Each thing once, to see that it runs.
+    Try,
+    /// A few turns.
+    Quick,
+    /// What is quoted.
+    Full,
+}
+
+fn main() {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let has = |wanted: &str| args.iter().any(|arg| arg == wanted);
+    if let [flag, side, count] = args.as_slice()
+        && flag == many_sides::FLAG
+    {
+        return many_sides::run(side, count.parse().expect("we count in digits"));
+    }
+    if has("--list") {
+        return;
+    }
+    let extent = match (has("--bench") && !has("--test"), has("--quick")) {
+        (false, _) => Extent::Try,
+        (true, true) => Extent::Quick,
+        (true, false) => Extent::Full,
+    };
+    let filter = args.iter().find(|arg| !arg.starts_with('-'));
+    let wants = |name: &str| {
+        filter.is_none_or(|filter| name.starts_with(filter.as_str()) || filter.starts_with(name))
+    };
+    if wants("jobs/many/") {
+        many::run(extent);
+    }
+    if wants("jobs/latency/") {
+        latency::run(extent);
+    }
+}

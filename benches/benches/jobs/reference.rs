@@ -1,0 +1,291 @@
+//! The reference's backups: `qemu-storage-daemon`, told by QMP on a Unix socket what to do.
+
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime},
+};
+
+use benches::rest;
+use serde_json::{Value, json};
+
+use crate::latency::{Backups, End, TIMEOUT, Took};
+
+const PROGRAM: &str = "qemu-storage-daemon";
+/// How often the socket of a daemon that starts is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// How the daemon is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setup {
+    /// Past the page cache, by `io_uring`, on a thread apart from that of the monitor: the source is
+    /// exported on it, and takes the backup along.
+    IoThread,
+    /// The same on the monitor's thread, which is where nodes are that nobody exports.
+    Direct,
+    /// As it does unless told otherwise: through the page cache, by threads.
+    Defaults,
+}
+
+/// A daemon with two nodes. Dropping it ends the daemon.
+pub(crate) struct Reference {
+    child: Child,
+    /// Absent until the daemon talks.
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    lines: BufReader<UnixStream>,
+    /// Status changes that came while an answer was waited for.
+    statuses: VecDeque<Change>,
+    /// Number of the last command.
+    last: u64,
+}
+
+/// A status that the job was told to be in, and when that was said.
+struct Change {
+    status: String,
+    /// Since 1970, by the daemon's clock, which is ours.
+    at_us: u128,
+}
+
+/// What a line from the daemon is.
+enum Said {
+    Status(Change),
+    Answer(u64, Value),
+    Other,
+}
+
+/// Its version, if it is there.
+pub(crate) fn version() -> Result<String, String> {
+    let output = Command::new(PROGRAM).arg("--version").output();
+    let output = output.map_err(|error| format!("{PROGRAM}: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+impl Reference {
+    pub(crate) fn start(
+        setup: Setup,
+        (source, target): (&Path, &Path),
+        directory: &Path,
+    ) -> Result<Self, String> {
+        let socket = directory.join("qmp");
+        let node = |name: &str, path: &Path, read_only: Value| {
+            let mut node = json!({
+                "driver": "file", "node-name": name, "filename": path, "read-only": read_only,
+            });
+            if setup != Setup::Defaults {
+                node["cache"] = json!({"direct": true});
+                node["aio"] = json!("io_uring");
+            }
+            node.to_string()
+        };
+        let chardev = format!("socket,id=qmp,path={},server=on,wait=off", socket.display());
+        let child = Command::new(PROGRAM)
+            .args(["--chardev", &chardev, "--monitor", "chardev=qmp"])
+            .args(["--object", "iothread,id=apart"])
+            .args(["--blockdev", &node("source", source, json!(true))])
+            .args(["--blockdev", &node("target", target, json!(false))])
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("{PROGRAM}: {error}"))?;
+        let mut this = Self {
+            child,
+            connection: None,
+        };
+        let connection = this.connect(&socket)?;
+        let connection = this.connection.insert(connection);
+        if setup == Setup::IoThread {
+            connection.export(&directory.join("nbd"))?;
+        }
+        Ok(this)
+    }
+
+    fn connect(&mut self, socket: &Path) -> Result<Connection, String> {
+        let start = Instant::now();
+        let stream = loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => break stream,
+                Err(error) if start.elapsed() > TIMEOUT => return Err(error.to_string()),
+                Err(_) => rest(LOOK_EVERY),
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(format!("{PROGRAM} ended with {status}"));
+            }
+        };
+        let patient = stream.set_read_timeout(Some(TIMEOUT));
+        patient.map_err(|error| error.to_string())?;
+        let mut connection = Connection {
+            lines: BufReader::new(stream),
+            statuses: VecDeque::new(),
+            last: 0,
+        };
+        // It greets first.
+        connection.hear()?;
+        connection.demand("qmp_capabilities", &json!({}))?;
+        Ok(connection)
+    }
+
+    fn connection(&mut self) -> Result<&mut Connection, String> {
+        let connection = self.connection.as_mut();
+        connection.ok_or_else(|| format!("{PROGRAM} does not talk"))
+    }
+
+    /// How long it takes from sending `command` until `wanted` has been told.
+    fn timed(&mut self, command: &str, arguments: &Value, wanted: &str) -> Result<Took, String> {
+        let connection = self.connection()?;
+        let start = Instant::now();
+        // A drain at the start looks like a pause, and may not have been read yet.
+        let since_us = now_us();
+        connection.send(command, arguments)?;
+        let end = connection.until(wanted, since_us)?;
+        Ok(Took::since(start, end))
+    }
+}
+
+fn now_us() -> u128 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |time| time.as_micros())
+}
+
+impl Connection {
+    fn send(&mut self, command: &str, arguments: &Value) -> Result<u64, String> {
+        self.last += 1;
+        let whole = json!({"execute": command, "arguments": arguments, "id": self.last});
+        let mut text = whole.to_string();
+        text.push('\n');
+        let sent = self.lines.get_mut().write_all(text.as_bytes());
+        sent.map_err(|error| format!("{command}: {error}"))?;
+        Ok(self.last)
+    }
+
+    /// Reads one line. A command that was refused because its job has ended is answered like others.
+    fn hear(&mut self) -> Result<Said, String> {
+        let mut line = String::new();
+        let read = self.lines.read_line(&mut line);
+        if read.map_err(|error| error.to_string())? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).to_string());
+        }
+        let value: Value = serde_json::from_str(&line).map_err(|error| error.to_string())?;
+        if value["event"] == "JOB_STATUS_CHANGE" {
+            let part = |name: &str| u128::from(value["timestamp"][name].as_u64().unwrap_or(0));
+            let status = value["data"]["status"].as_str();
+            return Ok(Said::Status(Change {
+                status: status.unwrap_or_default().to_owned(),
+                at_us: part("seconds") * 1_000_000 + part("microseconds"),
+            }));
+        }
+        let id = value["id"].as_u64();
+        Ok(id.map_or(Said::Other, |id| Said::Answer(id, value)))
+    }
+
+    /// Exports the source on the thread apart.
+    fn export(&mut self, socket: &Path) -> Result<(), String> {
+        let server = json!({"addr": {"type": "unix", "data": {"path": socket}}});
+        self.demand("nbd-server-start", &server)?;
+        let export = json!({
+            "id": "export", "type": "nbd", "node-name": "source",
+            "iothread": "apart", "fixed-iothread": true,
+        });
+        self.demand("block-export-add", &export)
+    }
+
+    /// Sends a command that must succeed.
+    fn demand(&mut self, command: &str, arguments: &Value) -> Result<(), String> {
+        let answer = self.ask(command, arguments)?;
+        match answer.get("error") {
+            Some(error) => Err(format!("{command}: {error}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a command and waits for its answer.
+    fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value, String> {
+        let asked = self.send(command, arguments)?;
+        loop {
+            match self.hear()? {
+                Said::Answer(id, answer) if id == asked => return Ok(answer),
+                Said::Status(status) => self.statuses.push_back(status),
+                Said::Answer(..) | Said::Other => {}
+            }
+        }
+    }
+
+    /// Waits until the job has been told to be in `wanted` since then.
+    fn until(&mut self, wanted: &str, since_us: u128) -> Result<End, String> {
+        loop {
+            let change = match self.statuses.pop_front() {
+                Some(change) => change,
+                None => match self.hear()? {
+                    Said::Status(change) => change,
+                    Said::Answer(_, answer) if is_refusal(&answer) => return Ok(End::TooLate),
+                    Said::Answer(..) | Said::Other => continue,
+                },
+            };
+            if change.at_us >= since_us && change.status == wanted {
+                return Ok(End::Reached);
+            }
+            if change.at_us >= since_us && change.status == "null" {
+                return Ok(End::TooLate);
+            }
+        }
+    }
+}
+
+fn is_refusal(answer: &Value) -> bool {
+    answer.get("error").is_some()
+}
+
+impl Backups for Reference {
+    fn start(&mut self) -> Result<(), String> {
+        let backup = json!({
+            "job-id": "backup", "device": "source", "target": "target", "sync": "full",
+        });
+        let connection = self.connection()?;
+        let since_us = now_us();
+        connection.send("blockdev-backup", &backup)?;
+        match connection.until("running", since_us)? {
+            End::Reached => Ok(()),
+            End::TooLate => Err("a backup is refused".to_owned()),
+        }
+    }
+
+    fn done_bytes(&mut self) -> Result<Option<u64>, String> {
+        let answer = self.connection()?.ask("query-jobs", &json!({}))?;
+        Ok(answer["return"][0]["current-progress"].as_u64())
+    }
+
+    fn pause(&mut self) -> Result<Took, String> {
+        self.timed("job-pause", &json!({"id": "backup"}), "paused")
+    }
+
+    fn resume(&mut self) -> Result<Took, String> {
+        self.timed("job-resume", &json!({"id": "backup"}), "running")
+    }
+
+    fn cancel(&mut self) -> Result<Took, String> {
+        let force = json!({"device": "backup", "force": true});
+        self.timed("block-job-cancel", &force, "concluded")
+    }
+
+    fn gone(&mut self) -> Result<(), String> {
+        // Not by the event, which may have been heard already.
+        while self.done_bytes()?.is_some() {
+            rest(LOOK_EVERY);
+        }
+        self.connection()?.statuses.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        // Not `quit`, which would wait for what may hang.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
