@@ -49,8 +49,10 @@ pub(crate) struct Took {
 pub(crate) enum End {
     /// What was waited for.
     Reached,
-    /// The backup had copied everything and gone.
+    /// The backup went on to its end.
     TooLate,
+    /// It had ended before anything was asked of it, so this says nothing.
+    Gone,
 }
 
 impl Took {
@@ -72,7 +74,7 @@ pub(crate) trait Backups {
     fn resume(&mut self) -> Result<Took, String>;
     /// Cancels it by force: until the caller is told that it is concluded.
     fn cancel(&mut self) -> Result<Took, String>;
-    /// Waits until there is nothing of it.
+    /// Waits until there is nothing of it, and its target is free.
     fn gone(&mut self) -> Result<(), String>;
 }
 
@@ -140,8 +142,17 @@ struct Files {
 struct Found {
     pause: Verb,
     cancel: Verb,
+    /// From the cancel until nothing of the backup is left, and another one can have its target.
+    cancel_and_gone: Verb,
     query: Verb,
     mib_per_s: Vec<f64>,
+}
+
+impl Found {
+    /// What the ratios are about.
+    fn compared(&mut self) -> [&mut Verb; 3] {
+        [&mut self.pause, &mut self.cancel, &mut self.cancel_and_gone]
+    }
 }
 
 type VerbOf = fn(&Found) -> &Verb;
@@ -159,6 +170,9 @@ struct Verb {
 impl Verb {
     /// Takes a sample in; returns whether the backup is still there.
     fn note(&mut self, took: Took) -> bool {
+        if took.end == End::Gone {
+            return false;
+        }
         self.millis.push(took.time.as_secs_f64() * 1e3);
         self.too_late += u32::from(took.end == End::TooLate);
         took.end == End::Reached
@@ -197,11 +211,13 @@ fn measure((turns, cycles): (usize, u64), len_mib: u64) -> Result<(), String> {
         turns: 0,
         of: turns,
     };
-    for _ in 0..turns {
+    for number in 0..turns {
         let start = Moment::now();
-        for (&side, found) in sides.iter().zip(&mut found) {
-            turn(side, &files, cycles, found)
-                .map_err(|error| format!("{}: {error}", side.name()))?;
+        // Each side comes after each other one: a disk may make one pay for what another has written.
+        for at in 0..sides.len() {
+            let at = (number + at) % sides.len();
+            turn(sides[at], &files, cycles, &mut found[at])
+                .map_err(|error| format!("{}: {error}", sides[at].name()))?;
         }
         disturbed.turns += usize::from(start.is_disturbed());
     }
@@ -233,11 +249,7 @@ fn forget_cached(file: &File) {
 }
 
 fn turn(side: Side, files: &Files, cycles: u64, found: &mut Found) -> Result<(), String> {
-    let all = |found: &mut Found| {
-        let verbs = [&mut found.pause, &mut found.cancel, &mut found.query];
-        verbs.map(|verb| verb.millis.len())
-    };
-    let before = all(found);
+    let before = found.compared().map(|verb| verb.millis.len());
     let mut backups = side.backups(files)?;
     let start = Instant::now();
     for number in 0..cycles {
@@ -246,8 +258,7 @@ fn turn(side: Side, files: &Files, cycles: u64, found: &mut Found) -> Result<(),
         }
     }
     drop(backups);
-    let verbs = [&mut found.pause, &mut found.cancel, &mut found.query];
-    for (verb, before) in verbs.into_iter().zip(before) {
+    for (verb, before) in found.compared().into_iter().zip(before) {
         let of_turn = &verb.millis[before..];
         if !of_turn.is_empty() {
             verb.medians.push(percentile(of_turn, 50));
@@ -276,11 +287,18 @@ fn cycle(backups: &mut dyn Backups, number: u64, found: &mut Found) -> Result<()
     } else {
         false
     };
-    if goes_on {
-        run(19);
-        found.cancel.note(backups.cancel()?);
+    if !goes_on {
+        return backups.gone();
     }
-    backups.gone()
+    run(19);
+    let start = Instant::now();
+    let cancelled = backups.cancel()?;
+    found.cancel.note(cancelled);
+    backups.gone()?;
+    found
+        .cancel_and_gone
+        .note(Took::since(start, cancelled.end));
+    Ok(())
 }
 
 /// Asks how a backup stands; whether it is still there.
@@ -299,9 +317,10 @@ fn query(backups: &mut dyn Backups, started: Instant, found: &mut Found) -> Resu
 }
 
 fn tell(sides: &[Side], found: &[Found], disturbed: Disturbed) {
-    let verbs: [(&str, VerbOf); 3] = [
+    let verbs: [(&str, VerbOf); 4] = [
         ("pause", |found| &found.pause),
         ("cancel", |found| &found.cancel),
+        ("cancel_and_gone", |found| &found.cancel_and_gone),
         ("query", |found| &found.query),
     ];
     for (what, verb) in verbs {
@@ -315,7 +334,7 @@ fn tell(sides: &[Side], found: &[Found], disturbed: Disturbed) {
             tell_figure((&name, "MiB/s"), found.mib_per_s.iter().copied(), disturbed);
         }
     }
-    for (what, verb) in &verbs[..2] {
+    for (what, verb) in &verbs[..3] {
         for (peer, theirs) in sides.iter().zip(found).skip(1) {
             let (ours, theirs) = (verb(&found[0]), verb(theirs));
             if theirs.millis.is_empty() {

@@ -1,20 +1,25 @@
 //! Our backups of one file to another, as the latencies see them.
 
 use std::{
+    error::Error,
     path::Path,
     sync::mpsc::{self, Receiver},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aio::{Config, IoThread};
+use benches::rest;
 use block::{
-    Graph, Node,
+    Graph, Node, Operation,
     nodes::{FileNode, FileOptions, file::Sharing},
 };
 use drivers::backup::{Backup, BackupOptions};
 use job::{CancelMode, Job, JobError, JobEvent, JobRegistry, JobStatus, Subscription};
 
 use crate::latency::{Backups, End, TIMEOUT, Took};
+
+/// How often a target is looked at that is to become free.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 
 /// Who calls and who copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +127,7 @@ impl OurBackups {
             Layout::OneLoop => self.main.handle().call(move |_| call()).wait(),
         };
         if accepted.is_err() {
-            // It has ended by itself.
-            return Ok(Took::since(start, End::TooLate));
+            return Ok(Took::since(start, End::Gone));
         }
         let (known_at, end) = self.until(wanted)?;
         let time = known_at - start;
@@ -147,7 +151,10 @@ impl Backups for OurBackups {
             let options = BackupOptions::new("backup");
             Backup::start((&graph, &jobs), &context, (&source, &target), options).await
         });
-        let backup = started.wait().map_err(|error| error.to_string())?;
+        let backup = started.wait().map_err(|error| {
+            let cause = error.source().map(ToString::to_string);
+            format!("{error}: {}", cause.unwrap_or_default())
+        })?;
         self.backup = Some(backup);
         self.until(JobStatus::Running).map(drop)
     }
@@ -173,6 +180,17 @@ impl Backups for OurBackups {
     fn gone(&mut self) -> Result<(), String> {
         self.job()?.wait_blocking();
         self.backup = None;
+        // Requests that a forced cancel did not wait for keep the target from others.
+        let start = Instant::now();
+        while let Err(error) = self
+            .graph
+            .check_operation(&self.target, Operation::BackupTarget)
+        {
+            if start.elapsed() > TIMEOUT {
+                return Err(error.to_string());
+            }
+            rest(LOOK_EVERY);
+        }
         // What has not been heard is not about the next one.
         while self.statuses.try_recv().is_ok() {}
         Ok(())

@@ -222,7 +222,7 @@ impl Connection {
                 Some(change) => change,
                 None => match self.hear()? {
                     Said::Status(change) => change,
-                    Said::Answer(_, answer) if is_refusal(&answer) => return Ok(End::TooLate),
+                    Said::Answer(_, answer) if is_refusal(&answer) => return Ok(End::Gone),
                     Said::Answer(..) | Said::Other => continue,
                 },
             };
@@ -250,7 +250,7 @@ impl Backups for Reference {
         connection.send("blockdev-backup", &backup)?;
         match connection.until("running", since_us)? {
             End::Reached => Ok(()),
-            End::TooLate => Err("a backup is refused".to_owned()),
+            End::TooLate | End::Gone => Err("a backup is refused".to_owned()),
         }
     }
 

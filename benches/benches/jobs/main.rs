@@ -1,14 +1,9 @@
 //! Jobs: many short ones, and how soon one that copies pauses and ends: `cargo bench -p benches --bench jobs`.
 
-#[path = "jobs/latency.rs"]
 mod latency;
-#[path = "jobs/many.rs"]
 mod many;
-#[path = "jobs/many_sides.rs"]
 mod many_sides;
-#[path = "jobs/our_backups.rs"]
 mod our_backups;
-#[path = "jobs/reference.rs"]
 mod reference;
 
 use std::env;
