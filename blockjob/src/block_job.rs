@@ -242,29 +242,29 @@ impl BlockJob {
     /// - `Refused`: the change is for another kind of job, or its kind takes no changes.
     /// - What the driver says.
     pub fn change(&self, change: &JobChange) -> Result<(), JobError> {
-        let driver = self.accepting(JobVerb::Change)?;
+        let (job, driver) = self.accepting(JobVerb::Change)?;
         let Shared { id, kind, .. } = &*self.shared;
         if change.kind() != *kind {
             let wanted = change.kind();
             let text = format!("Job '{id}' is of type '{kind}', not '{wanted}'");
             return Err(JobError::refused(text));
         }
-        driver.change(change)
+        job.call_named("change", || driver.change(change))
     }
 
     /// Whether the driver says that the job copies actively; see [`BlockJobDriver::actively_synced`].
     pub(crate) fn actively_synced(&self) -> Option<bool> {
-        let driver = self.lock().stage.binding()?.driver.upgrade();
-        driver?.actively_synced()
+        let binding = self.lock().stage.binding()?.clone();
+        binding.call("actively_synced", |driver| driver.actively_synced())?
     }
 
-    /// The driver, if the job takes `verb` now.
-    fn accepting(&self, verb: JobVerb) -> Result<Arc<dyn BlockJobDriver>, JobError> {
+    /// The job and its driver, if the job takes `verb` now.
+    fn accepting(&self, verb: JobVerb) -> Result<(Job, Arc<dyn BlockJobDriver>), JobError> {
         let binding = self.lock().stage.binding().cloned();
-        let alive = binding.and_then(|Binding { job, driver }| job.upgrade().zip(driver.upgrade()));
+        let alive = binding.and_then(|binding| binding.alive());
         let (job, driver) = alive.ok_or_else(|| JobError::block_job_not_found(&self.shared.id))?;
         job.check_verb(verb)?;
-        Ok(driver)
+        Ok((job, driver))
     }
 
     fn as_parent(&self) -> Arc<dyn Parent> {
@@ -286,6 +286,22 @@ impl Stage {
     }
 }
 
+impl Binding {
+    fn alive(&self) -> Option<(Job, Arc<dyn BlockJobDriver>)> {
+        self.job.upgrade().zip(self.driver.upgrade())
+    }
+
+    /// Calls a hook of the driver, so that a panic there says in which of which job.
+    fn call<R>(
+        &self,
+        hook: &'static str,
+        call: impl FnOnce(&dyn BlockJobDriver) -> R,
+    ) -> Option<R> {
+        let (job, driver) = self.alive()?;
+        Some(job.call_named(hook, || call(&*driver)))
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -293,18 +309,15 @@ impl Shared {
 
     /// The job, while what happens to the graph is its concern.
     fn job(&self) -> Option<Job> {
-        let Stage::Bound(binding) = &self.lock().stage else {
-            return None;
-        };
-        binding.job.upgrade()
+        self.binding()?.job.upgrade()
     }
 
-    /// The driver, for as long.
-    fn driver(&self) -> Option<Arc<dyn BlockJobDriver>> {
-        let Stage::Bound(binding) = &self.lock().stage else {
-            return None;
-        };
-        binding.driver.upgrade()
+    /// The job and its driver, for as long.
+    fn binding(&self) -> Option<Binding> {
+        match &self.lock().stage {
+            Stage::Bound(binding) => Some(binding.clone()),
+            Stage::Unbound | Stage::Released(_) => None,
+        }
     }
 }
 

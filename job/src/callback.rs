@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{event::EventJob, runtime::panicking};
+use crate::{event::EventJob, job::Job, runtime::panicking};
 
 /// A place where a job calls code that is not this crate's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +43,9 @@ pub enum Callback {
     Subscriber,
     /// What was to be called at a [moment](crate::JobMoment) of the job.
     Moment,
+    /// What a layer above calls of its own for the job, by that name: see
+    /// [`Job::call_named`](crate::Job::call_named).
+    Layer(&'static str),
 }
 
 impl Callback {
@@ -61,6 +64,7 @@ impl Callback {
             Self::Clean => "clean",
             Self::Subscriber => "subscriber",
             Self::Moment => "moment",
+            Self::Layer(name) => name,
         }
     }
 }
@@ -125,6 +129,14 @@ pub fn current_callback() -> Option<CurrentCallback> {
     CURRENT
         .try_with(|current| current.try_borrow().ok()?.clone())
         .ok()?
+}
+
+impl Job {
+    /// Calls a hook that a layer above has for the job, so that a panic in it is told as one in the
+    /// hooks of this crate is: with the job, and as `name`. On the calling thread.
+    pub fn call_named<R>(&self, name: &'static str, call: impl FnOnce() -> R) -> R {
+        named(self.cell.current(Callback::Layer(name)), call)
+    }
 }
 
 /// Runs `call` as the callback `current`: a panic in it ends the process and says where it was.

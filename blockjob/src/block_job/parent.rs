@@ -6,7 +6,7 @@ use aio::Handle;
 use block::{BlockError, ContextChange, ErrorKind, Parent};
 use job::Job;
 
-use super::Shared;
+use super::{Binding, Shared};
 use crate::block_job_driver::Activity;
 
 impl Shared {
@@ -41,8 +41,8 @@ impl Parent for Shared {
         if let Some(job) = self.job() {
             self.hold(&job);
         }
-        if let Some(driver) = self.driver() {
-            driver.drain();
+        if let Some(binding) = self.binding() {
+            binding.call("drain", |driver| driver.drain());
         }
     }
 
@@ -54,7 +54,8 @@ impl Parent for Shared {
         if is_still && job.status().is_completed() {
             return false;
         }
-        match self.driver().and_then(|driver| driver.drained_poll()) {
+        let ask = |binding: Binding| binding.call("drained_poll", |driver| driver.drained_poll());
+        match self.binding().and_then(ask).flatten() {
             Some(activity) => activity == Activity::Busy,
             None => !is_still,
         }
@@ -84,7 +85,8 @@ impl Parent for Shared {
 
     fn prepare_context_change<'a>(&'a self, to: &'a Handle) -> block::BoxFuture<'a, ContextChange> {
         Box::pin(async move {
-            let (Some(job), Some(driver)) = (self.job(), self.driver()) else {
+            let alive = self.binding().and_then(|binding| binding.alive());
+            let Some((job, driver)) = alive else {
                 // It has let go since it was asked.
                 return ContextChange::new(ready(()));
             };
@@ -92,10 +94,10 @@ impl Parent for Shared {
             job.quiesced().await;
             let to = to.clone();
             ContextChange::new(async move {
-                driver.detach_context();
+                job.call_named("detach_context", || driver.detach_context());
                 // A context that is closed meanwhile fails the job, which tells.
                 let _ = job.set_context(&to).await;
-                driver.attached_context(&to);
+                job.call_named("attached_context", || driver.attached_context(&to));
                 drop(hold);
             })
         })

@@ -17,8 +17,8 @@ impl BlockJob {
     /// A job that sleeps is woken if the limit is higher now, or none.
     pub fn set_speed(&self, speed_bytes_per_s: u64) {
         let wakes = self.lock().limit.set_speed(speed_bytes_per_s);
-        if let Some(driver) = self.shared.driver() {
-            driver.set_speed(speed_bytes_per_s);
+        if let Some(binding) = self.shared.binding() {
+            binding.call("set_speed", |driver| driver.set_speed(speed_bytes_per_s));
         }
         if let (true, Some(job)) = (wakes, self.shared.job()) {
             job.wake();

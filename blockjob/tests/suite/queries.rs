@@ -186,6 +186,37 @@ fn a_change_is_for_jobs_of_its_kind_only() {
 }
 
 #[test]
+fn a_panic_in_a_hook_of_a_block_job_would_name_it() {
+    run(|cx| async move {
+        let w = World::new(&cx);
+        let node = w.node("main");
+        let j = w.job("j", Body::Park, &[&node]);
+        j.job.start().unwrap();
+        w.settle().await;
+
+        drop(w.graph.drain(std::slice::from_ref(&node)).await);
+        w.graph.set_context(&node, cx.handle()).await.unwrap();
+        j.block_job.set_speed(1000);
+        j.block_job.change(&JobChange::new("test", 7_u32)).unwrap();
+        assert_eq!(block_jobs(&w.jobs).len(), 1);
+
+        let hooks = [
+            "actively_synced",
+            "attached_context",
+            "change",
+            "detach_context",
+            "drain",
+            "drained_poll",
+            "set_speed",
+        ];
+        let want = hooks.map(|hook| format!("job 'j' (test), in '{hook}'"));
+        let called_as = j.driver.called_as.lock().unwrap().clone();
+        assert_eq!(Vec::from_iter(called_as), want);
+        j.end().await;
+    });
+}
+
+#[test]
 fn a_kind_without_changes_refuses_them() {
     run(|cx| async move {
         let w = World::new(&cx);

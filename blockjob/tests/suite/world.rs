@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    collections::BTreeSet,
     future::poll_fn,
     sync::{
         Arc, Mutex,
@@ -45,6 +46,8 @@ pub(crate) struct TestDriver {
     pub(crate) synced: Mutex<Option<bool>>,
     /// What it was told, in order.
     heard: Mutex<Vec<String>>,
+    /// As what it was called, as the last words of a panic would have it.
+    pub(crate) called_as: Mutex<BTreeSet<String>>,
     pub(crate) pausing: Gate,
 }
 
@@ -83,6 +86,11 @@ impl Gate {
 impl TestDriver {
     fn note(&self, what: impl Into<String>) {
         self.heard.lock().unwrap().push(what.into());
+    }
+
+    fn note_call(&self) {
+        let current = job::current_callback().map(|current| current.to_string());
+        self.called_as.lock().unwrap().extend(current);
     }
 
     /// What it was told since the last time.
@@ -151,10 +159,12 @@ impl JobDriver for TestDriver {
 
 impl BlockJobDriver for TestDriver {
     fn set_speed(&self, speed_bytes_per_s: u64) {
+        self.note_call();
         self.note(format!("speed {speed_bytes_per_s}"));
     }
 
     fn change(&self, change: &JobChange) -> Result<(), JobError> {
+        self.note_call();
         let Some(value) = change.options::<u32>() else {
             return Err(JobError::refused("not a number"));
         };
@@ -163,22 +173,27 @@ impl BlockJobDriver for TestDriver {
     }
 
     fn drain(&self) {
+        self.note_call();
         self.note("drain");
     }
 
     fn drained_poll(&self) -> Option<Activity> {
+        self.note_call();
         *self.word.lock().unwrap()
     }
 
     fn detach_context(&self) {
+        self.note_call();
         self.note("detach");
     }
 
     fn attached_context(&self, context: &Handle) {
+        self.note_call();
         self.note(format!("attached {}", context.name()));
     }
 
     fn actively_synced(&self) -> Option<bool> {
+        self.note_call();
         *self.synced.lock().unwrap()
     }
 }
@@ -240,6 +255,7 @@ impl World {
             word: Mutex::default(),
             synced: Mutex::default(),
             heard: Mutex::default(),
+            called_as: Mutex::default(),
             pausing: Gate::default(),
         })
     }
