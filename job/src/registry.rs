@@ -195,7 +195,7 @@ impl JobRegistry {
     /// A transaction without members, to create jobs in.
     pub fn transaction(&self) -> Transaction {
         let key = self.shared.update(State::next_key);
-        Transaction { key }
+        Transaction::new(key)
     }
 
     /// The job with this id.
@@ -328,10 +328,9 @@ fn insert(
         return Err(JobError::id_in_use(id));
     }
     let key = state.next_key();
-    let transaction = config
-        .transaction
-        .map_or(key, |transaction| transaction.key);
-    state.join_group(transaction, key)?;
+    let transaction = config.transaction;
+    let transaction = transaction.unwrap_or_else(|| Transaction::new(key));
+    let transaction = state.join_group(&transaction, key)?;
     let cell = Arc::new(JobCell {
         key,
         id: id.clone(),

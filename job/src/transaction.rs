@@ -15,7 +15,13 @@
 //! transaction never overlap. Members are listed, prepared and ended newest first.
 //! A cancel that comes once members are being committed is too late and changes nothing.
 
-use std::{sync::Arc, task::Poll};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+};
 
 use crate::{
     callback::Callback,
@@ -37,7 +43,16 @@ use crate::{
 /// One manual member makes all wait in Pending, and `finalize` on any member finalizes all.
 #[derive(Clone, Debug)]
 pub struct Transaction {
-    pub(crate) key: Key,
+    key: Key,
+    /// Its last member has left it at its end. Written and read under the registry's lock.
+    has_ended: Arc<AtomicBool>,
+}
+
+impl Transaction {
+    pub(crate) fn new(key: Key) -> Self {
+        let has_ended = Arc::default();
+        Self { key, has_ended }
+    }
 }
 
 /// How far a transaction is.
@@ -55,11 +70,22 @@ pub(crate) enum Phase {
 }
 
 /// The members of a transaction that have not left it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Group {
+    transaction: Transaction,
     /// Newest first.
     pub(crate) members: Vec<Key>,
     pub(crate) phase: Phase,
+}
+
+impl Group {
+    fn new(transaction: &Transaction) -> Self {
+        Self {
+            transaction: transaction.clone(),
+            members: Vec::new(),
+            phase: Phase::Open,
+        }
+    }
 }
 
 /// What to do next with a transaction, on the main context.
@@ -164,16 +190,21 @@ async fn end_job(shared: &Arc<Shared>, main: &AioContext, cell: &Arc<JobCell>) {
 
 impl State {
     /// Adds a job to a transaction; refused once the transaction has begun to end.
-    pub(crate) fn join_group(&mut self, group: Key, key: Key) -> Result<(), JobError> {
-        let group = self.groups.entry(group).or_default();
+    pub(crate) fn join_group(&mut self, to: &Transaction, key: Key) -> Result<Key, JobError> {
+        let too_late = || JobError::failed("the transaction has already ended");
+        if to.has_ended.load(Ordering::Relaxed) {
+            return Err(too_late());
+        }
+        let group = self.groups.entry(to.key);
+        let group = group.or_insert_with(|| Group::new(to));
         // The first member stands for all: they become Pending together.
         let first = group.members.first().and_then(|key| self.jobs.get(key));
         let is_decided = first.is_some_and(|first| first.status == JobStatus::Pending);
         if group.phase != Phase::Open || is_decided {
-            return Err(JobError::failed("the transaction has already ended"));
+            return Err(too_late());
         }
         group.members.insert(0, key);
-        Ok(())
+        Ok(to.key)
     }
 
     /// Takes a job out of its transaction, which ends with its last member.
@@ -182,6 +213,10 @@ impl State {
         let group = self.group(transaction);
         group.members.retain(|&member| member != key);
         if group.members.is_empty() {
+            // Where nothing was decided, and all were discarded, others may still join.
+            let has_ended = group.phase != Phase::Open;
+            let flag = &group.transaction.has_ended;
+            flag.store(has_ended, Ordering::Relaxed);
             self.groups.remove(&transaction);
         }
     }

@@ -407,3 +407,22 @@ fn members_do_not_wait_for_one_that_was_discarded() {
 
     assert!(matches!(old.outcome(), Some(JobOutcome::Completed)));
 }
+
+#[test]
+fn a_transaction_that_has_ended_takes_no_more_members() {
+    let world = World::new();
+    let transaction = world.registry.transaction();
+    let only = world.create_as("only", Part::EndWell, |config| {
+        config.transaction = Some(transaction.clone());
+    });
+    only.start().unwrap();
+    world.settle();
+    assert!(matches!(only.outcome(), Some(JobOutcome::Completed)));
+
+    let (mut config, _actor) = world.config("late", Part::EndWell);
+    config.transaction = Some(transaction);
+    let error = world.registry.create(config).unwrap_err();
+
+    assert_eq!(error.to_string(), "the transaction has already ended");
+    assert!(world.registry.list().is_empty());
+}
