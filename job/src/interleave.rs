@@ -17,7 +17,7 @@ use std::{
 };
 
 use shuttle::{
-    Config, MaxSteps, Runner,
+    Config, FailurePersistence, MaxSteps, Runner,
     scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler},
 };
 
@@ -40,8 +40,7 @@ fn explore(model: impl Fn() + Send + Sync + Clone + 'static) {
     }
     let schedules = variable("INTERLEAVE_SCHEDULES").unwrap_or(SCHEDULES);
     let seed = variable("SHUTTLE_RANDOM_SEED").unwrap_or_else(fresh_seed);
-    let thread = std::thread::current();
-    let name = thread.name().unwrap_or("a model");
+    let name = test_name();
     println!("exploring {name}: seed {seed}");
     let few = PctScheduler::new_from_seed(seed, FEW + 1, schedules / 2);
     let many = RandomScheduler::new_from_seed(seed, schedules - schedules / 2);
@@ -52,6 +51,10 @@ fn explore(model: impl Fn() + Send + Sync + Clone + 'static) {
 fn run(scheduler: impl Scheduler + 'static, model: impl Fn() + Send + Sync + 'static) -> usize {
     let mut config = Config::new();
     config.stack_size = 256 << 10;
+    if test_name().contains("shuttle_mutant_") {
+        // Its failure is what is wanted, and nothing to be had again.
+        config.failure_persistence = FailurePersistence::None;
+    }
     // Many times what the longest of them takes, unless it turns in circles.
     config.max_steps = MaxSteps::FailAfter(20_000);
     Runner::new(scheduler, config).run(model)
@@ -61,6 +64,12 @@ fn variable<T: FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
     let value = text.parse().ok();
     Some(value.expect("the variables of models are numbers"))
+}
+
+/// The test on this thread, which libtest calls after it.
+fn test_name() -> String {
+    let thread = std::thread::current();
+    thread.name().unwrap_or("a model").to_owned()
 }
 
 fn fresh_seed() -> u64 {

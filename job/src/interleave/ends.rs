@@ -6,11 +6,11 @@ use shuttle::{future::block_on, thread};
 
 use super::{
     explore,
-    stage::{Part, Played, Stage},
+    stage::{Flag, Part, Played, Stage, UnlessPanicking},
 };
 use crate::{
-    CancelMode, Job, JobErrorKind, JobEvent, JobMoment, JobOutcome, JobRegistry, JobStatus,
-    Trigger, runtime::Handle,
+    CancelMode, Job, JobConfig, JobErrorKind, JobEvent, JobMoment, JobOutcome, JobRegistry,
+    JobStatus, Trigger, runtime::Handle,
 };
 
 /// Waits until all bodies have ended and somebody is to finalize.
@@ -352,5 +352,87 @@ fn shuttle_a_synchronous_wait_ends_where_others_go_on() {
         pair[0].job.finalize().expect("both bodies have ended");
         all_or_none(&pair);
         stage.finish();
+    });
+}
+
+/// A job that was only just created is started, cancelled and given up at once: one of them wins.
+#[test]
+fn shuttle_a_start_meets_a_cancel_and_a_discard() {
+    explore(|| {
+        let stage = Stage::new();
+        let played = stage.create("a", Part::Steps(1), |_| ());
+        let [canceller, discarder] = [played.clone(), played.clone()];
+        let users = [
+            thread::spawn(move || drop(canceller.job.cancel(CancelMode::Force))),
+            thread::spawn(move || discarder.job.discard()),
+        ];
+        let is_started = played.job.start().is_ok();
+        let is_well = matches!(played.outcome(), JobOutcome::Completed);
+        assert!(is_started || !is_well);
+        for user in users {
+            user.join().expect("it has ended");
+        }
+        stage.finish();
+    });
+}
+
+/// Jobs join a transaction until it has begun to end, and then no more.
+#[test]
+fn shuttle_a_creation_meets_the_end_of_its_transaction() {
+    explore(|| {
+        let stage = Arc::new(Stage::new());
+        let transaction = stage.registry.transaction();
+        let first = stage.create("a", Part::Steps(0), |config| {
+            config.transaction = Some(transaction.clone());
+        });
+        let creator = stage.clone();
+        let creator = thread::spawn(move || {
+            let config = |config: &mut JobConfig| config.transaction = Some(transaction);
+            let late = creator.try_create("b", Part::Steps(0), config).ok()?;
+            late.job.start().ok();
+            Some(late)
+        });
+        first.job.start().expect("nobody has cancelled it");
+        if let Some(late) = creator.join().expect("it has ended") {
+            all_or_none(&[first, late]);
+        } else {
+            assert!(matches!(first.outcome(), JobOutcome::Completed));
+        }
+        Arc::into_inner(stage).expect("nobody else has it").finish();
+    });
+}
+
+/// A subscriber uses verbs: it dismisses what is concluded, as another thread would.
+#[test]
+fn shuttle_a_subscriber_dismisses_what_is_concluded() {
+    explore(|| {
+        let stage = Stage::new();
+        let dismissed = Arc::new(Flag::default());
+        let registry = stage.registry.clone();
+        let done = dismissed.clone();
+        let dismisser = stage.registry.subscribe(move |event| {
+            if let JobEvent::StatusChange { job, status } = event
+                && *status == JobStatus::Concluded
+                && let Ok(job) = registry.find(&job.id)
+                && job.dismiss().is_ok()
+            {
+                done.set();
+            }
+        });
+        let dismisser = UnlessPanicking(Some(dismisser));
+        let played = stage.create("a", Part::Steps(0), |config| {
+            config.dismiss = Trigger::Manual;
+        });
+        let other = played.clone();
+        let user = thread::spawn(move || {
+            other.outcome();
+            other.job.dismiss().is_ok()
+        });
+        played.job.start().expect("nobody has cancelled it");
+        assert!(matches!(played.outcome(), JobOutcome::Completed));
+        let by_user = user.join().expect("it has ended");
+        stage.finish();
+        assert_ne!(by_user, dismissed.is_set(), "one of them dismisses it");
+        drop(dismisser);
     });
 }

@@ -9,8 +9,8 @@ use super::{
     stage::{Part, Played, Stage, Wait},
 };
 use crate::{
-    CancelMode, Job, JobError, JobErrorKind, JobOutcome, JobRegistry, JobStatus, PauseHold,
-    runtime::stand_in::switch_point,
+    CancelMode, Job, JobError, JobErrorKind, JobEvent, JobOutcome, JobRegistry, JobStatus,
+    PauseHold, runtime::stand_in::switch_point,
 };
 
 /// A wake-up comes at any moment of a wait, and the waits differ.
@@ -316,5 +316,38 @@ fn shuttle_a_cancel_gives_up_a_request() {
         played.job.cancel(CancelMode::Force).expect("it lives");
         assert!(matches!(played.outcome(), JobOutcome::Cancelled(_)));
         stage.finish();
+    });
+}
+
+/// A pause of the user is told as soon as the job stands still, also where a hold had it stand
+/// before; it is told once, and what only holds want is not told.
+#[test]
+fn shuttle_a_pause_meets_a_hold() {
+    explore(|| {
+        let stage = Stage::new();
+        let played = stage.start("a", Part::Park);
+        let other = played.clone();
+        let holder = thread::spawn(move || {
+            for _ in 0..2 {
+                let _hold = other.job.hold_paused();
+                block_on(other.job.quiesced());
+            }
+        });
+        played.job.pause().expect("it lives");
+        block_on(played.job.quiesced());
+        assert_eq!(played.job.status(), JobStatus::Paused);
+        played.job.resume().expect("the user has paused it");
+        holder.join().expect("it has ended");
+        played.tell();
+        assert!(matches!(played.outcome(), JobOutcome::Completed));
+        let events = stage.events.clone();
+        stage.finish();
+        let events = events.lock().expect("nothing panics");
+        let is_pause = |event: &JobEvent| match event {
+            JobEvent::StatusChange { status, .. } => *status == JobStatus::Paused,
+            _ => false,
+        };
+        let pauses = events.iter().filter(|event| is_pause(event)).count();
+        assert_eq!(pauses, 1, "{events:?}");
     });
 }

@@ -319,15 +319,26 @@ impl Stage {
         part: Part,
         change: impl FnOnce(&mut JobConfig),
     ) -> Played {
+        let created = self.try_create(id, part, change);
+        created.expect("the id is free, and the transaction open")
+    }
+
+    /// The same where it may be too late.
+    pub(super) fn try_create(
+        &self,
+        id: &str,
+        part: Part,
+        change: impl FnOnce(&mut JobConfig),
+    ) -> Result<Played, JobError> {
         let actor = Arc::new(Actor::new(part));
         let side = self.side.as_ref().expect("it is open");
         let mut config = JobConfig::new(id, actor.clone(), side.handle().clone());
         change(&mut config);
-        let job = self.registry.create(config).expect("the id is free");
+        let job = self.registry.create(config)?;
         let played = Played { job, actor };
         let mut all = self.played.lock().expect("nothing panics");
         all.push(played.clone());
-        played
+        Ok(played)
     }
 
     /// Creates a job with automatic steps, and starts it.
