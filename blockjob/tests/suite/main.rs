@@ -8,4 +8,5 @@ mod moves;
 mod nodes;
 mod queries;
 mod speed;
+mod storm;
 mod world;

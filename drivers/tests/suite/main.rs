@@ -6,6 +6,7 @@
     reason = "a random test that fails shows its seed"
 )]
 
+mod block_job;
 mod cancel;
 mod content;
 mod drain;
