@@ -5,12 +5,11 @@ use std::{
     task::{Context, Waker},
 };
 
-use aio::{Clock, Config};
 use block::{DrainedSection, Node};
 use blockjob::Activity;
 use job::JobStatus;
 
-use super::world::{Body, World, run};
+use super::world::{Body, World, run, with_clock};
 
 async fn drain(w: &World, node: &Node) -> DrainedSection {
     w.graph.drain(std::slice::from_ref(node)).await
@@ -262,12 +261,7 @@ fn a_drained_job_that_its_user_paused_goes_on_when_both_are_over() {
 #[test]
 fn a_section_interrupts_a_sleep_and_what_is_left_is_computed_again() {
     const MS: u64 = 1_000_000;
-    let (clock, hand) = Clock::manual();
-    let config = Config {
-        clock,
-        ..Config::default()
-    };
-    aio::run(config, |cx| async move {
+    with_clock(|cx, hand| async move {
         let w = World::new(&cx);
         let disk = w.node("disk");
         let j = w.job("j", Body::Move(1 << 20), &[&disk]);
@@ -292,6 +286,5 @@ fn a_section_interrupts_a_sleep_and_what_is_left_is_computed_again() {
         w.settle().await;
         assert_eq!(j.driver.rounds(), 2);
         j.end().await;
-    })
-    .unwrap();
+    });
 }

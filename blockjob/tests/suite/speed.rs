@@ -1,22 +1,11 @@
 //! The speed limit: who may set it, whom it wakes, and how a body waits for it.
 
-use aio::{AioContext, Clock, Config, ManualClock};
 use job::{CancelMode, JobErrorKind};
 
-use super::world::{Body, World, run};
+use super::world::{Body, World, run, with_clock};
 
 const MIB: u64 = 1 << 20;
 const MS: u64 = 1_000_000;
-
-/// The same by a clock that the test moves.
-fn with_clock<F: Future<Output = ()>>(test: impl FnOnce(AioContext, ManualClock) -> F) {
-    let (clock, hand) = Clock::manual();
-    let config = Config {
-        clock,
-        ..Config::default()
-    };
-    aio::run(config, |cx| test(cx, hand)).unwrap();
-}
 
 #[test]
 fn only_a_faster_speed_wakes_the_job() {

@@ -4,14 +4,18 @@ use std::{
     any::Any,
     collections::BTreeSet,
     future::poll_fn,
+    io::{self, Write},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     task::{Poll, Waker},
+    thread,
+    time::Duration,
 };
 
-use aio::{AioContext, Config, Handle};
+use aio::{AioContext, Clock, Config, Handle, ManualClock};
 use block::{
     Child, Graph, Node, Permissions,
     nodes::{MemoryNode, MemoryOptions},
@@ -21,6 +25,9 @@ use job::{
     BoxFuture, CancelMode, Job, JobConfig, JobContext, JobDriver, JobError, JobEvent, JobRegistry,
     JobStatus, Subscription,
 };
+
+/// Long after the slowest test on the slowest machine.
+const HANGS_AFTER: Duration = Duration::from_secs(120);
 
 /// What the body does until it is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,7 +349,31 @@ impl TestJob {
     }
 }
 
-/// Runs a test on a context of its own.
+/// Runs a test on a context of its own. A test that hangs ends the process.
 pub(crate) fn run<F: Future<Output = ()>>(test: impl FnOnce(AioContext) -> F) {
-    aio::run(Config::default(), test).unwrap();
+    run_by(Clock::default(), test);
+}
+
+/// The same by a clock that the test moves.
+pub(crate) fn with_clock<F: Future<Output = ()>>(test: impl FnOnce(AioContext, ManualClock) -> F) {
+    let (clock, hand) = Clock::manual();
+    run_by(clock, |cx| test(cx, hand));
+}
+
+fn run_by<F: Future<Output = ()>>(clock: Clock, test: impl FnOnce(AioContext) -> F) {
+    let (ended, end) = mpsc::channel::<()>();
+    let name = thread::current().name().map(str::to_owned);
+    thread::spawn(move || {
+        if end.recv_timeout(HANGS_AFTER) == Err(mpsc::RecvTimeoutError::Timeout) {
+            // Not by a macro, whose output belongs to the test and would be lost with it.
+            drop(writeln!(io::stderr(), "{name:?} hangs"));
+            std::process::abort();
+        }
+    });
+    let config = Config {
+        clock,
+        ..Config::default()
+    };
+    aio::run(config, test).unwrap();
+    drop(ended);
 }

@@ -287,6 +287,27 @@ fn a_move_given_up_half_way_changes_nothing_and_lets_the_next_one_begin() {
     assert_eq!(w.homes([&node]), [Some(0)]);
 }
 
+/// Else the nodes could end where the one move wants them, and their users where the other does.
+#[test]
+fn moves_of_one_graph_happen_one_after_the_other() {
+    let w = World::new();
+    let (node, other) = (w.node("node"), w.node("other"));
+    let slow = Job::new("slow", &w.log);
+    slow.is_ready.store(false, Ordering::SeqCst);
+    let _edge = w.hold(&slow, &node);
+    let mut first = pin!(w.graph.set_context(&node, w.contexts[0].handle()));
+    let mut second = pin!(w.graph.set_context(&other, w.contexts[1].handle()));
+    let mut cx = Context::from_waker(Waker::noop());
+
+    assert!(first.as_mut().poll(&mut cx).is_pending());
+    assert!(second.as_mut().poll(&mut cx).is_pending());
+    slow.is_ready.store(true, Ordering::SeqCst);
+    assert!(first.as_mut().poll(&mut cx).is_ready());
+    assert!(second.as_mut().poll(&mut cx).is_ready());
+
+    assert_eq!(w.homes([&node, &other]), [Some(0), Some(1)]);
+}
+
 #[test]
 fn a_node_that_is_built_above_others_is_at_home_where_they_are() {
     let w = World::new();
