@@ -5,6 +5,8 @@ use std::{any::Any, fmt, sync::Arc};
 use crate::{error::JobError, job_driver::JobDriver, progress::Progress, status::JobStatus};
 
 /// The job an event is about, as it was when the event happened.
+///
+/// It keeps the job driver: who stores events for long stores what he needs of them.
 #[derive(Clone)]
 pub struct EventJob {
     /// Its id.
