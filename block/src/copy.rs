@@ -215,8 +215,9 @@ impl BlockCopy {
     /// Copies what was claimed, or the part of it that has one status, and gives the rest back.
     ///
     /// Zeroes of the source become zeroes of the target by the cheapest way it has. The buffer comes
-    /// from the context's pool if one is free now and from the heap otherwise: to wait for one
+    /// from the context's pool if half of that is free and from the heap otherwise: to wait for one
     /// while holding a claim could wait for a guest write that holds a buffer and waits for the claim.
+    /// The other half is for guests, since a device that does not answer keeps what it was given.
     ///
     /// Dropping the future gives everything back. So does an error.
     ///
@@ -362,10 +363,10 @@ enum Found {
 }
 
 fn take_buffer(cx: &AioContext, len_bytes: u64) -> IoBuf {
-    let len = in_memory(len_bytes);
-    cx.buffers()
-        .try_acquire(len)
-        .unwrap_or_else(|| IoBuf::heap(len))
+    let (len, pool) = (in_memory(len_bytes), cx.buffers());
+    let is_half_free = pool.bytes_in_use() + len <= pool.bytes_max() / 2;
+    let pooled = is_half_free.then(|| pool.try_acquire(len)).flatten();
+    pooled.unwrap_or_else(|| IoBuf::heap(len))
 }
 
 fn in_memory(len_bytes: u64) -> usize {

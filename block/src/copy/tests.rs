@@ -336,6 +336,24 @@ fn a_pool_without_buffers_does_not_stop_the_copy() {
 }
 
 #[test]
+fn a_target_that_does_not_answer_leaves_half_of_the_buffers_to_others() {
+    on_each_backend(|cx| async move {
+        let disks = Disks::new(100 << 20);
+        disks.fill(&cx, &disks.source, disks.whole(), 1).await;
+        let copy = disks.copy(CopyOptions::default()).unwrap();
+        let hold = FaultRule::every(FaultOp::Write, FaultAction::Hold);
+        disks.at_target.add(hold);
+        while let Some(claim) = copy.claim(disks.whole(), 1 << 20) {
+            let (one, home) = (copy.clone(), cx.clone());
+            drop(cx.spawn(async move { one.copy(&home, claim).await }));
+        }
+        disks.at_target.wait_held(100).await;
+        let pool = cx.buffers();
+        assert_eq!(pool.bytes_in_use(), pool.bytes_max() / 2);
+    });
+}
+
+#[test]
 fn alignment_of_the_nodes_needs_no_second_buffer() {
     on_each_backend(|cx| async move {
         let disks = Disks::with_alignment(UNALIGNED, 4096);
