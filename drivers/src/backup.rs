@@ -128,6 +128,9 @@ pub struct BackupReport {
     /// Guests still use the filter. After the end, because requests of theirs inside it do not return: then it passes
     /// everything through, and goes when they are back.
     pub filter_is_in_place: bool,
+    /// The target may change. After the end, because a request of the backup has not returned: until it
+    /// has, the target is refused to other users.
+    pub target_may_change: bool,
 }
 
 /// A backup under way, or ended. Cheap to clone; any thread; dropping it does nothing to the job.
@@ -388,6 +391,16 @@ impl JobDriver for BackupDriver {
 
 /// The engine asks for its delay before each request, so a new speed need not be passed on.
 impl BlockJobDriver for BackupDriver {}
+
+/// A job that is dropped half-way, with its registry, does not leave guests to a copy that nobody wants.
+impl Drop for BackupDriver {
+    fn drop(&mut self) {
+        if let Some(held) = self.let_go() {
+            held.exit().give_up();
+            held.forget(&self.block_job);
+        }
+    }
+}
 
 impl fmt::Debug for BackupDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -141,6 +141,7 @@ impl Held {
             report: self.report(),
             in_flight: self.engine.in_flight(),
             in_place: self.in_place.clone(),
+            guard: Arc::downgrade(&self.guard),
         }
     }
 
@@ -154,6 +155,7 @@ impl Held {
             pace: self.engine.pace(),
             guest: self.cbw.added_latency(),
             filter_is_in_place: true,
+            target_may_change: true,
         }
     }
 }
@@ -301,6 +303,7 @@ pub(super) struct Remains {
     report: BackupReport,
     in_flight: InFlight,
     in_place: Arc<AtomicBool>,
+    guard: Weak<TargetGuard>,
 }
 
 impl Remains {
@@ -308,6 +311,7 @@ impl Remains {
         BackupReport {
             requests_in_flight: self.in_flight.requests(),
             filter_is_in_place: self.in_place.load(Ordering::Acquire),
+            target_may_change: self.guard.strong_count() > 0,
             ..self.report
         }
     }

@@ -1,16 +1,18 @@
 //! Requests that never return: a forced cancel ends the job all the same, and nothing else stalls.
 
-use aio::{AioContext, Task};
+use std::sync::mpsc;
+
+use aio::{AioContext, BackendKind, Config, IoThread, Task};
 use block::{
     Attachment, BlockError, ChildRole, Node, Permission, Permissions,
     nodes::{FaultAction, FaultControl, FaultOp, FaultRule, MemoryNode, MemoryOptions},
 };
 use drivers::backup::{Backup, BackupError, BackupOptions};
-use job::{CancelMode, JobOutcome, JobStatus};
+use job::{CancelMode, JobOutcome, JobRegistry, JobStatus};
 
 use super::world::{
-    CLUSTER, Disks, MIB, World, attach, cluster, first, on_each_backend, options, range, read,
-    seen, settle, until, with_clock,
+    CLUSTER, Disks, MIB, Watch, World, attach, cluster, first, on_each_backend, options, range,
+    read, seen, settle, until, with_clock,
 };
 
 const LEN: u64 = 8 * MIB;
@@ -78,12 +80,17 @@ fn a_forced_cancel_ends_a_backup_whose_target_never_answers() {
         let report = backup.report();
         assert!(usize::try_from(report.requests_in_flight).unwrap() >= held.min(4));
         assert!(!report.filter_is_in_place && report.done_bytes == 0);
+        assert!(report.target_may_change);
         // What is still out was told to the target before; nothing follows it.
         let arrived = seen(&world.at_target, FaultOp::Write);
         world.at_target.release_all();
         settle(&cx).await;
         assert_eq!(seen(&world.at_target, FaultOp::Write), arrived);
-        assert_eq!(backup.report().requests_in_flight, 0);
+        let report = backup.report();
+        assert_eq!(
+            (report.requests_in_flight, report.target_may_change),
+            (0, false)
+        );
         assert_eq!(world.shape(), shape);
     });
 }
@@ -476,7 +483,7 @@ fn what_is_stuck_of_one_of_two_backups_does_not_hold_up_the_other() {
 #[test]
 fn a_job_on_a_thread_of_its_own_is_cancelled_beside_its_stuck_requests() {
     on_each_backend(|main: AioContext| async move {
-        let thread = aio::IoThread::start(aio::Config::default()).unwrap();
+        let thread = IoThread::start(Config::default()).unwrap();
         let world = World::with_disks(&main, Disks::new(LEN));
         world.guest_writes(range(0, LEN), 1).await.unwrap();
         world.at_target.add(hold(FaultOp::Write));
@@ -494,5 +501,109 @@ fn a_job_on_a_thread_of_its_own_is_cancelled_beside_its_stuck_requests() {
         assert!(back_up_to(&world, &world.target, "second").await.is_err());
         world.at_target.release_all();
         until(&main, || backup.report().requests_in_flight == 0).await;
+    });
+}
+
+#[test]
+fn guests_go_on_at_the_cancel_even_while_the_main_context_is_busy() {
+    let watch = Watch::start();
+    let thread = || {
+        IoThread::start(Config {
+            backend: Some(BackendKind::Epoll),
+            ..Config::default()
+        })
+    };
+    let (main, home) = (thread().unwrap(), thread().unwrap());
+    let (disks, jobs) = (Disks::new(LEN), JobRegistry::new(main.handle().clone()));
+    disks.at_target.add(hold(FaultOp::Write));
+    disks.at_target.add(hold(FaultOp::WriteZeroes));
+    let guest = disks.guest();
+    let (world, on) = (disks.clone(), home.handle().clone());
+    let starting = main.handle().spawn(move |_| async move {
+        let (registry, nodes) = ((&world.graph, &jobs), (&world.source, &world.target));
+        Backup::start(registry, &on, nodes, options()).await
+    });
+    let backup = starting.wait().unwrap();
+    let control = disks.at_target.clone();
+    drop(
+        home.handle()
+            .spawn(|_| async move { control.wait_held(1).await })
+            .wait(),
+    );
+    assert_eq!(guest.node().driver_name(), "copy-before-write");
+    let writing = home
+        .handle()
+        .spawn(|cx| async move { super::world::write(&guest, &cx, 0, &[1; 512]).await });
+    let (go_on, wait) = mpsc::channel::<()>();
+    let busy = main.handle().spawn(|_| async move { wait.recv().is_ok() });
+
+    backup.job().cancel(CancelMode::Force).unwrap();
+
+    writing.wait().unwrap();
+    assert!(!busy.is_finished() && backup.job().outcome().is_none());
+    go_on.send(()).unwrap();
+    assert!(backup.job().wait_blocking().into_result().is_err());
+    disks.at_target.release_all();
+    watch.end();
+}
+
+#[test]
+fn the_target_of_a_backup_that_failed_is_guarded_like_that_of_one_that_was_cancelled() {
+    with_clock(|cx, clock| async move {
+        let world = World::full(&cx, LEN).await;
+        let section = world.drain(&world.target).await;
+        let options = BackupOptions {
+            cbw_timeout_ns: Some(SECOND_NS),
+            ..options()
+        };
+        let backup = world.start(options).await.unwrap();
+        let last = cluster(LEN / CLUSTER - 1);
+        world.at_target.add(hold(FaultOp::Write).within(last));
+        backup.job().pause().unwrap();
+        drop(section);
+        let write = world.guest_writes_later(last, 1);
+        world.at_target.wait_held(1).await;
+        settle(&cx).await;
+        clock.advance_ns(SECOND_NS);
+        write.await.unwrap();
+        backup.job().resume().unwrap();
+        let outcome = backup.job().wait().await;
+        assert!(matches!(outcome, JobOutcome::Failed(_)), "{outcome:?}");
+
+        assert!(backup.report().target_may_change);
+        assert!(back_up_to(&world, &world.target, "second").await.is_err());
+        world.at_target.release_all();
+        settle(&cx).await;
+        assert!(!backup.report().target_may_change);
+        let second = back_up_to(&world, &world.target, "second").await.unwrap();
+        second.job().wait().await.into_result().unwrap();
+    });
+}
+
+#[test]
+fn another_backup_of_the_source_begins_when_the_stuck_one_is_cancelled() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, LEN).await;
+        let backup = stuck(&world, &world.at_target, FaultOp::Write).await;
+        let other = more_memory(&world, "other");
+        let (graph, jobs, home) = (world.graph.clone(), world.jobs.clone(), cx.handle().clone());
+        let nodes = (world.source.clone(), other.clone());
+        let starting = cx.spawn(async move {
+            let nodes = (&nodes.0, &nodes.1);
+            let options = BackupOptions::new("second");
+            Backup::start((&graph, &jobs), &home, nodes, options).await
+        });
+        settle(&cx).await;
+        assert!(
+            !starting.is_finished(),
+            "the first must stand still for the instant"
+        );
+        // Meanwhile nobody else waits for it.
+        read(&world.guest, &cx, range(0, LEN)).await;
+        cancel(&backup).await;
+        let second = starting.await.unwrap();
+        second.job().wait().await.into_result().unwrap();
+        assert!(world.content(&cx, &other).await == world.source_bytes().await);
+        world.at_target.release_all();
     });
 }
