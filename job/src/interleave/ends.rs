@@ -436,3 +436,29 @@ fn shuttle_a_subscriber_dismisses_what_is_concluded() {
         drop(dismisser);
     });
 }
+
+/// A job whose body runs on the main context tells its events from there, among those of verbs that
+/// come from another thread.
+#[test]
+fn shuttle_a_job_on_the_main_context_keeps_the_order_of_its_events() {
+    explore(|| {
+        let stage = Stage::new();
+        let played = stage.create("a", Part::Converge, |config| {
+            config.context = stage.main_handle();
+        });
+        played.job.start().expect("nobody has cancelled it");
+        let other = played.clone();
+        let user = thread::spawn(move || {
+            let is_paused = other.job.pause().is_ok();
+            if is_paused {
+                // Refused if the job ended before the pause could stop it.
+                let _ = other.job.resume();
+            }
+            other.job.cancel(CancelMode::Soft).err()
+        });
+        let refused = user.join().expect("it has ended");
+        assert!(refused.is_none(), "{refused:?}");
+        assert!(matches!(played.outcome(), JobOutcome::Completed));
+        stage.finish();
+    });
+}
