@@ -1,10 +1,14 @@
 //! What guests above the filter see while a backup runs.
 
-use block::nodes::{FaultAction, FaultOp, FaultRule};
+use block::{
+    ChildRole, Permission, Permissions,
+    nodes::{FaultAction, FaultOp, FaultRule, MemoryNode, MemoryOptions, RawNode, RawOptions},
+};
+use drivers::backup::{Backup, BackupOptions};
 use job::JobStatus;
 
 use super::world::{
-    MIB, World, cluster, on_each_backend, options, pattern, range, read, settle, write,
+    MIB, World, attach, cluster, on_each_backend, options, pattern, range, read, settle, write,
 };
 
 #[test]
@@ -80,7 +84,7 @@ fn a_write_in_flight_at_the_instant_is_in_the_backup() {
         let nodes = (world.source.clone(), world.target.clone());
         let starting = cx.spawn(async move {
             let nodes = (&nodes.0, &nodes.1);
-            drivers::backup::Backup::start((&graph, &jobs), &home, nodes, options()).await
+            Backup::start((&graph, &jobs), &home, nodes, options()).await
         });
         settle(&cx).await;
         assert!(!starting.is_finished(), "the instant waits for the write");
@@ -100,7 +104,7 @@ fn two_backups_of_one_source_have_each_their_instant() {
     on_each_backend(|cx| async move {
         let world = World::full(&cx, 4 * MIB).await;
         let shape = world.shape();
-        let second = block::nodes::MemoryNode::new(block::nodes::MemoryOptions::new(4 * MIB));
+        let second = MemoryNode::new(MemoryOptions::new(4 * MIB));
         let second = world
             .graph
             .add_node(Some("second"), second.unwrap())
@@ -117,11 +121,10 @@ fn two_backups_of_one_source_have_each_their_instant() {
 
         let second_instant = world.content(&cx, &world.guest.node()).await;
         let nodes = (&world.source, &second);
-        let other = drivers::backup::BackupOptions::new("other");
-        let other =
-            drivers::backup::Backup::start((&world.graph, &world.jobs), cx.handle(), nodes, other)
-                .await
-                .unwrap();
+        let other = BackupOptions::new("other");
+        let other = Backup::start((&world.graph, &world.jobs), cx.handle(), nodes, other)
+            .await
+            .unwrap();
         world.guest_writes(range(0, 4 * MIB), 2).await.unwrap();
         first.job().wait().await.into_result().unwrap();
         other.job().wait().await.into_result().unwrap();
@@ -134,6 +137,34 @@ fn two_backups_of_one_source_have_each_their_instant() {
 }
 
 #[test]
+fn a_node_below_others_has_several_backups_too() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, MIB).await;
+        let second = MemoryNode::new(MemoryOptions::new(MIB)).unwrap();
+        let second = world.graph.add_node(Some("second"), second).unwrap();
+        let builder = world.graph.build_node(Some("above")).unwrap();
+        let all = Permissions::uses(&[Permission::ConsistentRead, Permission::Write]);
+        let child = builder.attach(&world.source, "file", ChildRole::Data, all);
+        let raw = RawNode::new(child.unwrap(), RawOptions::default()).unwrap();
+        let user = attach(&world.graph, &builder.finish(raw));
+
+        let before = world.source_bytes().await;
+        let first = world.start(options()).await.unwrap();
+        let nodes = (&world.source, &second);
+        let other = BackupOptions::new("other");
+        let registry = (&world.graph, &world.jobs);
+        let other = Backup::start(registry, cx.handle(), nodes, other).await;
+        for backup in [first, other.unwrap()] {
+            backup.job().wait().await.into_result().unwrap();
+        }
+
+        assert!(world.target_bytes().await == before);
+        assert!(world.content(&cx, &second).await == before);
+        drop(user);
+    });
+}
+
+#[test]
 fn stacked_filters_go_in_any_order() {
     on_each_backend(|cx| async move {
         for first_ends_first in [true, false] {
@@ -141,7 +172,7 @@ fn stacked_filters_go_in_any_order() {
             let before = world.source_bytes().await;
             let second = super::world::Disks::new(4 * MIB);
             let shape = world.shape();
-            let memory = block::nodes::MemoryNode::new(block::nodes::MemoryOptions::new(4 * MIB));
+            let memory = MemoryNode::new(MemoryOptions::new(4 * MIB));
             let other = world
                 .graph
                 .add_node(Some("other"), memory.unwrap())
@@ -154,9 +185,9 @@ fn stacked_filters_go_in_any_order() {
                 .await;
             let a = world.start(options()).await.unwrap();
             let nodes = (&world.source, &other);
-            let b = drivers::backup::BackupOptions::new("other");
+            let b = BackupOptions::new("other");
             let registry = (&world.graph, &world.jobs);
-            let b = drivers::backup::Backup::start(registry, cx.handle(), nodes, b).await;
+            let b = Backup::start(registry, cx.handle(), nodes, b).await;
             let b = b.unwrap();
             for backup in [&a, &b] {
                 backup.job().pause().unwrap();
