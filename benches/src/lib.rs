@@ -22,4 +22,4 @@ pub use event_loop::{DEPTH, Loop, direct_reads, random_reads};
 pub use machine::{Moment, cpu_time, rest, thread_cpu_time};
 pub use race::{Races, Side, races};
 pub use scratch::{BLOCK_BYTES, CHUNK_BYTES, RandomBlocks, Scratch};
-pub use tell::{Disturbed, percentile, skipped, tell_figure, tell_ratio};
+pub use tell::{Disturbed, percentile, skipped, spread, tell_figure, tell_ratio};

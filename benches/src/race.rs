@@ -141,7 +141,7 @@ impl Races {
         if let (true, Some(_)) = (self.wants(name), self.turns)
             && let Some(figure) = measure()
         {
-            tell_figure((name, unit), [figure], Disturbed::default());
+            tell_figure((name, unit), [figure], "");
         }
     }
 }

@@ -25,7 +25,7 @@ impl fmt::Display for Disturbed {
     }
 }
 
-/// Tells a figure and its unit, by all `values` that were found.
+/// Tells a figure and its unit, by all `values` that were found; `remark` begins with a comma or is empty.
 ///
 /// # Panics
 ///
@@ -33,10 +33,10 @@ impl fmt::Display for Disturbed {
 pub fn tell_figure(
     (name, unit): (&str, &str),
     values: impl IntoIterator<Item = f64>,
-    disturbed: Disturbed,
+    remark: impl fmt::Display,
 ) {
     let values = spread(values);
-    tell(format_args!("figure {name} = {values} {unit}{disturbed}"));
+    tell(format_args!("figure {name} = {values} {unit}{remark}"));
 }
 
 /// Tells our time over a peer's, by all `ratios` that were found.
@@ -54,8 +54,12 @@ pub(crate) fn tell(line: fmt::Arguments<'_>) {
     println!("{line}");
 }
 
-/// Median, least and greatest of `values`, as results show them.
-pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> String {
+/// Median, least and greatest of `values`, as results show them; a value alone is shown alone.
+///
+/// # Panics
+///
+/// When there are no values.
+pub fn spread(values: impl IntoIterator<Item = f64>) -> String {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let (min, max) = (values[0], values[values.len() - 1]);

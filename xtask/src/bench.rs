@@ -83,8 +83,8 @@ struct Named {
     value: Spread,
     unit: String,
     cpu: Option<Spread>,
-    /// In how many turns others disturbed us, of how many.
-    disturbed: Option<String>,
+    /// What else the measurement said about it, such as in how many turns others disturbed us.
+    remark: String,
 }
 
 /// Median, and as the measurement wrote it, with least and greatest.
@@ -123,19 +123,19 @@ impl Line {
         let (name, rest) = rest.split_once(" = ")?;
         let mut parts = rest.split(", ");
         let (value, unit) = Spread::parse(parts.next()?)?;
-        let (mut cpu, mut disturbed) = (None, None);
+        let (mut cpu, mut remarks) = (None, Vec::new());
         for part in parts {
-            if let Some(time) = part.strip_prefix("cpu ") {
-                cpu = Some(Spread::parse(time)?.0);
+            match part.strip_prefix("cpu ") {
+                Some(time) => cpu = Some(Spread::parse(time)?.0),
+                None => remarks.push(part),
             }
-            disturbed = part.strip_prefix("disturbed ").map(str::to_owned);
         }
         let named = Named {
             name: name.to_owned(),
             value,
             unit: unit.trim_start().to_owned(),
             cpu,
-            disturbed,
+            remark: remarks.join(", "),
         };
         match kind {
             "ratio" => Some(Line::Ratio(named)),
@@ -206,7 +206,7 @@ fn row(named: &Named) -> String {
     let Named { name, unit, .. } = named;
     let value = format!("{} {unit}", named.value.text);
     let cpu = named.cpu.as_ref().map_or("", |cpu| cpu.text.as_str());
-    let remark = remark(named);
+    let remark = &named.remark;
     format!("| `{name}` | {} | {cpu} | {remark} |\n", value.trim_end())
 }
 
@@ -228,17 +228,11 @@ fn target_row(target: &Target, found: &Named) -> String {
     } else {
         "**missed**"
     };
-    let remark = [met.to_owned(), remark(found)];
-    let remark = remark.join(" ");
+    let remark = format!("{met} {}", found.remark);
     // A share of the limit makes a long fraction.
     let at_most = (at_most * 1000.0).round() / 1000.0;
     let (found, remark) = (&spread.text, remark.trim_end());
     format!("| {id} | `{name}`, {what} | {found} | ≤ {at_most} | {remark} |\n")
-}
-
-fn remark(named: &Named) -> String {
-    let remark = named.disturbed.as_ref();
-    remark.map_or(String::new(), |turns| format!("disturbed {turns}"))
 }
 
 fn add(text: &mut String, line: std::fmt::Arguments<'_>) {
@@ -282,9 +276,9 @@ mod tests {
         assert_eq!(ratio.name, "disk_read/disk/io_uring/aio/raw_ring");
         assert_eq!(ratio.value.text, "1.01 [0.88..1.37]");
         assert_eq!(ratio.cpu.as_ref().unwrap().median, 1.12);
-        assert_eq!(ratio.disturbed.as_deref(), Some("1 of 5"));
+        assert_eq!(ratio.remark, "disturbed 1 of 5");
         assert_eq!((figure.value.median, figure.unit.as_str()), (468.97, "ns"));
-        assert_eq!(figure.disturbed, None);
+        assert_eq!(figure.remark, "");
         assert_eq!(
             (count.value.median, count.unit.as_str()),
             (0.0, "bytes written too late")

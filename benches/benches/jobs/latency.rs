@@ -11,7 +11,8 @@ use std::{
 };
 
 use benches::{
-    CHUNK_BYTES, Disturbed, Moment, Scratch, percentile, rest, skipped, tell_figure, tell_ratio,
+    CHUNK_BYTES, Disturbed, Moment, Scratch, percentile, rest, skipped, spread, tell_figure,
+    tell_ratio,
 };
 use tempfile::{NamedTempFile, TempDir};
 
@@ -27,6 +28,8 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 const LEN_MIB: u64 = 2048;
 /// No cycle begins when a turn of a side has taken so long: those who are slow have fewer samples.
 const TURN_MAX: Duration = Duration::from_secs(6);
+/// The same for the side that ours is held against.
+const RIVAL_TURN_MAX: Duration = Duration::from_secs(12);
 /// A backup runs this long before it is paused or cancelled, and a part more: long enough for its
 /// requests to be as many as they will be.
 const RUN: Duration = Duration::from_millis(50);
@@ -100,6 +103,13 @@ impl Side {
         }
     }
 
+    fn turn_max(self) -> Duration {
+        match self {
+            Self::Reference(_, Setup::IoThread) => RIVAL_TURN_MAX,
+            Self::Reference(..) | Self::Ours(..) => TURN_MAX,
+        }
+    }
+
     fn backups(self, files: &Files) -> Result<Box<dyn Backups>, String> {
         let source = files.source.path();
         match self {
@@ -120,12 +130,15 @@ impl Side {
         }
     }
 
-    /// Has nothing of a turn go on in the background of the next one.
+    /// Has nothing of a turn go on in the background of the next one, or help it.
     fn settle(self, files: &Files) -> io::Result<()> {
-        match self {
-            Self::Reference(_, Setup::Defaults) => files.target_of_defaults.as_file().sync_all(),
-            Self::Reference(..) | Self::Ours(..) => Ok(()),
+        if let Self::Reference(_, Setup::Defaults) = self {
+            let target = files.target_of_defaults.as_file();
+            target.sync_all()?;
+            forget_cached(target);
+            forget_cached(&files.source.open()?);
         }
+        Ok(())
     }
 }
 
@@ -201,6 +214,8 @@ fn measure((turns, cycles): (usize, u64), len_mib: u64) -> Result<(), String> {
         target_of_defaults: target()?,
         source,
     };
+    let opened = files.source.open().map_err(|error| error.to_string())?;
+    forget_cached(&opened);
     let mut sides = SIDES.to_vec();
     if let Err(why) = version() {
         skipped(why);
@@ -253,7 +268,7 @@ fn turn(side: Side, files: &Files, cycles: u64, found: &mut Found) -> Result<(),
     let mut backups = side.backups(files)?;
     let start = Instant::now();
     for number in 0..cycles {
-        if start.elapsed() < TURN_MAX {
+        if start.elapsed() < side.turn_max() {
             cycle(&mut *backups, number, found)?;
         }
     }
@@ -354,18 +369,9 @@ fn tell_verb(name: &str, verb: &Verb, disturbed: Disturbed) {
     if verb.millis.is_empty() {
         return;
     }
-    for (which, percent) in [("p50", 50), ("p99", 99), ("max", 100)] {
-        let name = format!("jobs/latency/{name}/{which}");
-        tell_figure(
-            (&name, "ms"),
-            [percentile(&verb.millis, percent)],
-            disturbed,
-        );
-    }
-    let name = format!("jobs/latency/{name}/too_late");
-    let unit = format!(
-        "of {} that went on to the end of the copy",
-        verb.millis.len()
-    );
-    tell_figure((&name, &unit), [f64::from(verb.too_late)], disturbed);
+    let p99 = spread([percentile(&verb.millis, 99)]);
+    let (late, count) = (verb.too_late, verb.millis.len());
+    let remark = format_args!(", p99 {p99}, {late} of {count} too late{disturbed}");
+    let name = format!("jobs/latency/{name}");
+    tell_figure((&name, "ms"), verb.millis.iter().copied(), remark);
 }
