@@ -81,9 +81,15 @@ fn run<T: Clone + Debug>(
         if done.get() >= steps {
             break;
         }
+        // What is done after that only makes the failure shorter.
+        let has_failed = Cell::new(false);
         let ran = runner(seed).run(&strategy, |acts| {
-            done.set(done.get() + check(&acts)?);
-            Ok(())
+            let checked = check(&acts);
+            has_failed.set(has_failed.get() || checked.is_err());
+            if !has_failed.get() {
+                done.set(done.get() + checked.as_ref().map_or(0, |steps| *steps));
+            }
+            checked.map(drop)
         });
         let failed = ran.as_ref().err().map(draw);
         let step = done.get();
