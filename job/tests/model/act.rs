@@ -112,6 +112,10 @@ pub(crate) enum Verb {
     Complete,
     Finalize,
     Dismiss,
+    /// A forced cancel that turns the main loop until the job has ended.
+    CancelSync,
+    /// The same for `complete`, or until only others can bring it on.
+    CompleteSync,
     CheckSetSpeed,
     CheckChange,
     Hold,
@@ -213,6 +217,8 @@ fn verbs() -> impl Strategy<Value = Verb> {
         4 => Just(Verb::Complete),
         4 => Just(Verb::Finalize),
         4 => Just(Verb::Dismiss),
+        1 => Just(Verb::CancelSync),
+        1 => Just(Verb::CompleteSync),
         1 => Just(Verb::CheckSetSpeed),
         1 => Just(Verb::CheckChange),
         3 => Just(Verb::Hold),

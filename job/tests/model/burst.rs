@@ -80,6 +80,8 @@ impl Burst {
             Act::Create(place, _) => self.jobs[place].is_none(),
             Act::Do(place, Verb::Start) => self.jobs[place].is_some_and(|job| !job.is_started),
             Act::Do(place, Verb::Release) => self.world.is_held(place),
+            // It might wait for ever.
+            Act::Do(_, Verb::CancelSync | Verb::CompleteSync) => false,
             Act::Do(place, _) => self.jobs[place].is_some(),
             Act::ResumeAll => self.world.is_all_held(),
             Act::CancelAll => !self.world.cancels_all(),

@@ -13,7 +13,7 @@ mod look;
 mod step;
 mod verb;
 
-pub(crate) use look::{InfoLook, JobLook, Look, Past};
+pub(crate) use look::{Cancel, InfoLook, JobLook, Look, Past};
 pub(crate) use step::Step;
 
 use job::{JobStatus, Trigger};
@@ -54,8 +54,8 @@ struct JobModel {
     /// The main context knows that the body has returned.
     is_completed: bool,
     context: usize,
-    /// Where a move that waits for the body takes it.
-    moves_to: Option<usize>,
+    /// Where moves that wait for the body take it, one after the other.
+    moves: Vec<usize>,
     /// It was on another context within this step, so what it tells may be on its way for a while.
     has_moved: bool,
     /// Its body had a step since the act.
@@ -126,6 +126,9 @@ impl Model {
                 Naming::Internal => self.is_free(place),
                 Naming::Bad(_) => true,
             },
+            Act::Do(place, verb @ (Verb::CancelSync | Verb::CompleteSync)) => {
+                self.can_wait_for(place, verb)
+            }
             Act::Do(place, verb) => {
                 let about_pauses = matches!(verb, Verb::Hold | Verb::Release | Verb::Move(_));
                 let is_gone = about_pauses && self.is_free(place);
@@ -289,7 +292,7 @@ impl JobModel {
             result: None,
             is_completed: false,
             context: spec.context,
-            moves_to: None,
+            moves: Vec::new(),
             has_moved: false,
             has_run: false,
             wakes_at_ms: None,
@@ -305,7 +308,7 @@ impl JobModel {
             Verb::Start => self.body == Body::Absent && !self.was_discarded,
             Verb::StopOnError | Verb::ReportError => is_running,
             Verb::Release => self.holds > 0,
-            Verb::Move(_) => self.moves_to.is_none(),
+            Verb::Move(_) => self.moves.len() < 2,
             _ => true,
         }
     }

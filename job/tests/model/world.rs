@@ -16,7 +16,7 @@ use crate::{
     act::{Act, GROUPS, HISTORY_MAX, IDS, Naming, PLACES, Spec, Verb},
     actor::Actor,
     log::{Entry, Log, Told},
-    reference::{InfoLook, JobLook, Look, Past, Reply},
+    reference::{Cancel, InfoLook, JobLook, Look, Past, Reply},
 };
 
 /// More turns than this in a row are an endless chase.
@@ -292,6 +292,8 @@ impl Real {
             Verb::Complete => job.complete(),
             Verb::Finalize => job.finalize(),
             Verb::Dismiss => job.dismiss(),
+            Verb::CancelSync => job.cancel_sync(CancelMode::Force),
+            Verb::CompleteSync => job.complete_sync(),
             Verb::CheckSetSpeed => job.check_verb(JobVerb::SetSpeed),
             Verb::CheckChange => job.check_verb(JobVerb::Change),
             other => {
@@ -329,6 +331,11 @@ impl Real {
             is_paused: info.is_paused,
             is_busy: info.is_busy,
             is_quiescent: self.job.is_quiescent(),
+            cancel: match (self.job.is_cancel_requested(), self.job.is_cancelled()) {
+                (_, true) => Cancel::Force,
+                (true, false) => Cancel::Soft,
+                (false, false) => Cancel::None,
+            },
             error: info.error.as_ref().map(ToString::to_string),
             progress: (progress.current, progress.total),
             context: usize::from(self.job.context().is_same(other.handle())),
@@ -336,7 +343,7 @@ impl Real {
         JobLook {
             status: info.status,
             outcome,
-            is_moving: self.moves.load(Ordering::Relaxed) > 0,
+            moves: self.moves.load(Ordering::Relaxed),
             info: (info.status != JobStatus::Null).then_some(seen),
         }
     }

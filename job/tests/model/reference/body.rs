@@ -86,7 +86,7 @@ impl Model {
     /// Whether a pause point would keep it.
     fn wants_pause(&self, place: usize) -> bool {
         let job = self.job(place);
-        let holds = self.holds + job.holds + usize::from(job.moves_to.is_some());
+        let holds = self.holds + job.holds + job.moves.len();
         !job.is_forced && (job.is_user_paused || holds > 0)
     }
 

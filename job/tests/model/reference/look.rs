@@ -20,16 +20,27 @@ pub(crate) struct Look {
 pub(crate) struct JobLook {
     pub(crate) status: JobStatus,
     pub(crate) outcome: Option<String>,
-    pub(crate) is_moving: bool,
+    /// Moves that are not done.
+    pub(crate) moves: usize,
     /// What a query says, until it is forgotten.
     pub(crate) info: Option<InfoLook>,
 }
 
+/// Which cancel came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cancel {
+    None,
+    Soft,
+    Force,
+}
+
+/// What can be seen of one that lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InfoLook {
     pub(crate) is_paused: bool,
     pub(crate) is_busy: bool,
     pub(crate) is_quiescent: bool,
+    pub(crate) cancel: Cancel,
     pub(crate) error: Option<String>,
     pub(crate) progress: (u64, u64),
     pub(crate) context: usize,
@@ -78,12 +89,17 @@ impl JobModel {
     }
 
     fn look(&self, holds_on_all: usize) -> JobLook {
-        let is_moving = self.moves_to.is_some();
-        let holds = holds_on_all + self.holds + usize::from(is_moving);
+        let moves = self.moves.len();
+        let holds = holds_on_all + self.holds + moves;
         let info = InfoLook {
             is_paused: self.body == Body::Absent || self.is_user_paused || holds > 0,
             is_busy: self.is_busy(),
             is_quiescent: self.is_quiescent(),
+            cancel: match (self.is_cancel_requested, self.is_forced) {
+                (_, true) => Cancel::Force,
+                (true, false) => Cancel::Soft,
+                (false, false) => Cancel::None,
+            },
             error: self.result.clone().and_then(Result::err),
             progress: self.progress,
             context: self.context,
@@ -91,7 +107,7 @@ impl JobModel {
         JobLook {
             status: self.status,
             outcome: self.outcome.clone(),
-            is_moving,
+            moves,
             info: (self.status != JobStatus::Null).then_some(info),
         }
     }

@@ -31,7 +31,7 @@ impl Model {
             if self.may_complete(place) {
                 steps.push(Step::Complete(place));
             }
-            if job.moves_to.is_some() && job.is_quiescent() {
+            if !job.moves.is_empty() && job.is_quiescent() {
                 steps.push(Step::Move(place));
             }
         }
@@ -63,7 +63,7 @@ impl Model {
             Step::Complete(place) => self.complete_body(place),
             Step::Move(place) => {
                 let job = self.job_mut(place);
-                job.context = job.moves_to.take().expect("it is being moved");
+                job.context = job.moves.remove(0);
                 job.has_moved = true;
             }
             Step::Group(number) => self.group_goes(number),

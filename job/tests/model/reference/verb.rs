@@ -4,7 +4,7 @@ use job::JobStatus;
 
 use super::{Body, CANCELLED, Model, Phase, Reply, body::Next, letters};
 use crate::{
-    act::{Finish, IDS, Naming, Verb, Veto},
+    act::{Finish, GROUPS, IDS, Naming, Verb, Veto},
     log::Told,
 };
 
@@ -49,10 +49,18 @@ impl Model {
                 self.accept(place, verb)?;
                 self.forget(place);
             }
+            Verb::CancelSync if job.status == JobStatus::Concluded => self.forget(place),
+            Verb::CancelSync => {
+                // What ends already is only waited for.
+                if self.accept(place, Verb::Cancel).is_ok() {
+                    self.cancel(place, Verb::Cancel);
+                }
+            }
+            Verb::CompleteSync => self.complete(place)?,
             Verb::CheckSetSpeed | Verb::CheckChange => self.accept(place, verb)?,
             Verb::Hold => job.holds += 1,
             Verb::Release => job.holds -= 1,
-            Verb::Move(context) => job.moves_to = Some(context),
+            Verb::Move(context) => job.moves.push(context),
             Verb::StopOnError => job.is_user_paused = true,
             Verb::ReportError => self.tell(place, Told::Error("write", "report")),
             Verb::Wake => {}
@@ -154,6 +162,43 @@ impl Model {
     fn undo_user_pause(&mut self, place: usize) {
         self.hook(place, "user_resume");
         self.job_mut(place).is_user_paused = false;
+    }
+
+    /// Whether doing this ends the job, or leaves it to others, with the main loop alone turning.
+    pub(super) fn can_wait_for(&self, place: usize, verb: Verb) -> bool {
+        let is_elsewhere = |&other: &usize| {
+            let job = self.job(other);
+            job.context != 0 || !job.moves.is_empty()
+        };
+        if self.job_in(place).is_none() || self.order.iter().any(is_elsewhere) {
+            return false;
+        }
+        let mut trial = self.clone();
+        if trial.apply(place, verb).is_err() {
+            return true;
+        }
+        while let Some(&step) = trial.steps().first() {
+            trial.step(step);
+        }
+        trial.waited(place).is_some()
+    }
+
+    /// What a verb says that has waited for the job, unless it still waits.
+    pub(crate) fn waited(&self, place: usize) -> Option<Reply> {
+        let job = self.job(place);
+        let number = job.spec.group.unwrap_or(GROUPS + place);
+        let is_left = matches!(
+            (job.status, self.groups[number].phase),
+            (JobStatus::Waiting, Phase::Open) | (JobStatus::Pending, Phase::Decided)
+        );
+        match &job.outcome {
+            Some(_) => Some(
+                job.result
+                    .clone()
+                    .unwrap_or_else(|| Err(CANCELLED.to_owned())),
+            ),
+            None => is_left.then_some(Ok(())),
+        }
     }
 
     /// Checks the verb table.
