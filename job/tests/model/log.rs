@@ -26,13 +26,19 @@ pub(crate) enum Told {
     Moment(&'static str),
 }
 
+/// More than this is not done between two looks.
+const ENTRIES_MAX: usize = 10_000;
+
 /// Where everything is noted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<Entry>>>);
 
 impl Log {
     pub(crate) fn add(&self, entry: Entry) {
-        self.0.lock().expect("nobody panics with it").push(entry);
+        let mut entries = self.0.lock().expect("nobody panics with it");
+        // A body that goes round and round must end the test, not fill the machine.
+        assert!(entries.len() < ENTRIES_MAX, "this has no end: {entry:?}");
+        entries.push(entry);
     }
 
     /// What was noted since the last look.
