@@ -1,8 +1,9 @@
 //! What a backup holds of the graph: how it takes hold, and how it lets go whatever does not return.
 //!
-//! The end of a backup waits for none of its own requests. What it cannot take back it makes safe:
-//! the filter passes everything through from the moment the copy is given up, and a target that a
-//! write may still reach is refused to everybody else until that write is back.
+//! The end of a backup waits a moment for its own requests, so that its target is free for others
+//! when it has ended, but for none that does not return. What it cannot take back it makes safe: the
+//! filter passes everything through from the moment the copy is given up, and a target that a write
+//! may still reach is refused to everybody else until that write is back.
 
 use std::{
     fmt,
@@ -12,7 +13,7 @@ use std::{
     },
 };
 
-use aio::AioContext;
+use aio::{AioContext, SleepWaker};
 use block::{
     Attachment, BlockError, Blocker, Child, ChildRole, ErrorKind, Graph, Node, Operation,
     Permission, PermissionSet, Permissions,
@@ -28,6 +29,10 @@ use crate::copy_engine::{CopyEngine, InFlight};
 const REMOVAL_MAX_NS: u64 = 1_000_000_000;
 /// How long guests then have the filter for themselves before the next try, in nanoseconds.
 const REMOVAL_PAUSE_NS: u64 = 10_000_000_000;
+
+/// Longest time in nanoseconds that the end waits for requests of its own. Devices that work at all
+/// take less for what one backup has in flight.
+const RETURN_MAX_NS: u64 = 500_000_000;
 
 /// The filter and the edges, from creation to clean.
 pub(super) struct Held {
@@ -117,8 +122,10 @@ impl Held {
     ///
     /// Lets go of the copy, of the edges and of all that is blocked at once; then of the filter, when no
     /// request of a guest is inside it any more. If that takes too long, this ends before, and the filter,
-    /// which passes everything through by now, is taken out later.
+    /// which passes everything through by now, is taken out later. The same holds of requests of the copy.
     pub(super) async fn leave(self, main: &AioContext, block_job: &BlockJob) {
+        let (returned, waker) = main.wakeable_sleep_ns(RETURN_MAX_NS);
+        self.guard.farewell.tell(waker);
         self.exit().give_up();
         drop(self.edges);
         block_job.release();
@@ -133,6 +140,7 @@ impl Held {
         if !leaving.is_done(main).await {
             drop(main.spawn(leaving.done_later(main.clone())));
         }
+        returned.await;
     }
 
     /// What can be told once everything else is given away.
@@ -241,6 +249,27 @@ struct TargetGuard {
     job_id: String,
     blocker: OnceLock<Blocker>,
     edge: OnceLock<Child>,
+    /// Last, because whoever is told finds the target free.
+    farewell: Farewell,
+}
+
+/// Tells that it was dropped.
+#[derive(Default)]
+struct Farewell(OnceLock<SleepWaker>);
+
+impl Farewell {
+    /// Wakes the sleep of `waker` then. Once.
+    fn tell(&self, waker: SleepWaker) {
+        drop(self.0.set(waker));
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if let Some(waker) = self.0.get() {
+            waker.wake();
+        }
+    }
 }
 
 impl TargetGuard {
@@ -251,6 +280,7 @@ impl TargetGuard {
             job_id: job_id.to_owned(),
             blocker: OnceLock::new(),
             edge: OnceLock::new(),
+            farewell: Farewell::default(),
         }
     }
 

@@ -96,6 +96,48 @@ fn a_forced_cancel_ends_a_backup_whose_target_never_answers() {
 }
 
 #[test]
+fn requests_that_return_soon_are_waited_for_so_that_the_target_is_free_at_the_end() {
+    with_clock(|cx, _clock| async move {
+        let world = World::full(&cx, LEN).await;
+        let backup = stuck(&world, &world.at_target, FaultOp::Write).await;
+        let waiting = world.guest_writes_later(range(10, LEN / 2), 7);
+        backup.job().cancel(CancelMode::Force).unwrap();
+        settle(&cx).await;
+        assert_eq!(backup.job().status(), JobStatus::Aborting);
+        assert_eq!(world.filters(), 0);
+        waiting.await.unwrap();
+
+        world.at_target.clear();
+        world.at_target.release_all();
+        backup.job().wait().await;
+        assert!(!backup.report().target_may_change);
+        let second = back_up_to(&world, &world.target, "second").await.unwrap();
+        second.job().wait().await.into_result().unwrap();
+        assert!(world.target_bytes().await == world.source_bytes().await);
+    });
+}
+
+#[test]
+fn requests_that_do_not_return_hold_up_the_end_for_half_a_second_only() {
+    with_clock(|cx, clock| async move {
+        let world = World::full(&cx, LEN).await;
+        let backup = stuck(&world, &world.at_target, FaultOp::Write).await;
+        backup.job().cancel(CancelMode::Force).unwrap();
+        settle(&cx).await;
+        clock.advance_ns(SECOND_NS / 2 - 1);
+        settle(&cx).await;
+        assert_eq!(backup.job().status(), JobStatus::Aborting);
+        clock.advance_ns(1);
+
+        let outcome = backup.job().wait().await;
+
+        assert!(matches!(outcome, JobOutcome::Cancelled(_)));
+        assert!(backup.report().target_may_change);
+        world.at_target.release_all();
+    });
+}
+
+#[test]
 fn the_source_is_free_at_once_and_another_target_gets_its_backup() {
     on_each_backend(|cx| async move {
         let world = World::full(&cx, LEN).await;
@@ -470,8 +512,11 @@ fn what_is_stuck_of_one_of_two_backups_does_not_hold_up_the_other() {
             // The later filter is below: then the guest waits inside the healthy one.
             assert_eq!(healthy.report().filter_is_in_place, !stuck_is_first);
 
-            cancel(&stuck).await;
+            stuck.job().cancel(CancelMode::Force).unwrap();
             waiting.await.unwrap();
+            settle(&cx).await;
+            clock.advance_ns(SECOND_NS);
+            stuck.job().wait().await;
             clock.advance_ns(10 * SECOND_NS);
             until(&cx, || world.filters() == 0).await;
             world.at_target.release_all();
@@ -567,6 +612,9 @@ fn the_target_of_a_backup_that_failed_is_guarded_like_that_of_one_that_was_cance
         clock.advance_ns(SECOND_NS);
         write.await.unwrap();
         backup.job().resume().unwrap();
+        world.until_status(&backup, JobStatus::Aborting).await;
+        settle(&cx).await;
+        clock.advance_ns(SECOND_NS);
         let outcome = backup.job().wait().await;
         assert!(matches!(outcome, JobOutcome::Failed(_)), "{outcome:?}");
 
