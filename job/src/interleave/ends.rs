@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     CancelMode, Job, JobConfig, JobErrorKind, JobEvent, JobMoment, JobOutcome, JobRegistry,
-    JobStatus, Trigger, runtime::Handle,
+    JobStatus, Subscription, Trigger, runtime::Handle,
 };
 
 /// Waits until all bodies have ended and somebody is to finalize.
@@ -402,24 +402,19 @@ fn shuttle_a_creation_meets_the_end_of_its_transaction() {
     });
 }
 
-/// A subscriber uses verbs: it dismisses what is concluded, as another thread would.
+/// A subscriber uses verbs: it dismisses what is concluded, as another thread would. What that leads
+/// to is told after the event at hand, also to those who hear it later.
 #[test]
 fn shuttle_a_subscriber_dismisses_what_is_concluded() {
     explore(|| {
-        let stage = Stage::new();
         let dismissed = Arc::new(Flag::default());
-        let registry = stage.registry.clone();
-        let done = dismissed.clone();
-        let dismisser = stage.registry.subscribe(move |event| {
-            if let JobEvent::StatusChange { job, status } = event
-                && *status == JobStatus::Concluded
-                && let Ok(job) = registry.find(&job.id)
-                && job.dismiss().is_ok()
-            {
-                done.set();
-            }
+        let mut dismisser = None;
+        let stage = Stage::with_registry(|main| {
+            let registry = JobRegistry::new(main.clone());
+            let subscription = subscribe_dismisser(&registry, dismissed.clone());
+            dismisser = Some(UnlessPanicking(Some(subscription)));
+            registry
         });
-        let dismisser = UnlessPanicking(Some(dismisser));
         let played = stage.create("a", Part::Steps(0), |config| {
             config.dismiss = Trigger::Manual;
         });
@@ -461,4 +456,18 @@ fn shuttle_a_job_on_the_main_context_keeps_the_order_of_its_events() {
         assert!(matches!(played.outcome(), JobOutcome::Completed));
         stage.finish();
     });
+}
+
+/// Dismisses what is concluded, as soon as it is told.
+fn subscribe_dismisser(registry: &JobRegistry, done: Arc<Flag>) -> Subscription {
+    let jobs = registry.clone();
+    registry.subscribe(move |event| {
+        if let JobEvent::StatusChange { job, status } = event
+            && *status == JobStatus::Concluded
+            && let Ok(job) = jobs.find(&job.id)
+            && job.dismiss().is_ok()
+        {
+            done.set();
+        }
+    })
 }
