@@ -1,7 +1,7 @@
 //! What a run is made of: jobs of many kinds, and everything that can be done to them.
 
 use job::Trigger;
-use proptest::{prelude::*, sample::select};
+use proptest::{collection::vec, prelude::*, sample::select};
 
 /// How many jobs there are at a time; each has a place of its own, and the id that goes with it.
 pub(crate) const PLACES: usize = 4;
@@ -9,6 +9,8 @@ pub(crate) const PLACES: usize = 4;
 pub(crate) const IDS: [&str; PLACES] = ["j0", "j1", "j2", "j3"];
 /// How many transactions there are at a time, besides those that jobs have for themselves.
 pub(crate) const GROUPS: usize = 3;
+/// How many acts there are between two fresh worlds.
+const ACTS_MAX: usize = 80;
 /// How many forgotten jobs are remembered.
 pub(crate) const HISTORY_MAX: usize = 5;
 /// What a body has to do, in units of its own.
@@ -233,7 +235,7 @@ fn verbs() -> impl Strategy<Value = Verb> {
 }
 
 /// Anything that can happen.
-pub(crate) fn acts() -> impl Strategy<Value = Act> {
+fn acts() -> impl Strategy<Value = Act> {
     prop_oneof![
         18 => (0..PLACES, specs()).prop_map(|(place, spec)| Act::Create(place, spec)),
         72 => (0..PLACES, verbs()).prop_map(|(place, verb)| Act::Do(place, verb)),
@@ -241,5 +243,55 @@ pub(crate) fn acts() -> impl Strategy<Value = Act> {
         3 => Just(Act::ResumeAll),
         1 => Just(Act::CancelAll),
         3 => (1..4_u64).prop_map(Act::Pass),
+    ]
+}
+
+/// A job that is likely to come to its end beside others.
+fn joined_specs() -> impl Strategy<Value = Spec> {
+    let part = prop_oneof![
+        4 => Just(Part::EndWell),
+        4 => Just(Part::UntilTold),
+        2 => Just(Part::Converge),
+        1 => Just(Part::FailWhenTold),
+        1 => Just(Part::Request),
+    ];
+    let slow = prop_oneof![
+        2 => Just(Slow::None),
+        2 => Just(Slow::Prepare),
+        1 => Just(Slow::End),
+    ];
+    (specs(), part, slow, 0..2_usize).prop_map(|(spec, part, slow, group)| Spec {
+        naming: Naming::Own,
+        part,
+        slow,
+        group: Some(group),
+        ..spec
+    })
+}
+
+/// What brings transactions to their ends, for better or worse.
+fn joined_acts() -> impl Strategy<Value = Act> {
+    let verb = prop_oneof![
+        12 => Just(Verb::Start),
+        2 => Just(Verb::Discard),
+        2 => Just(Verb::SoftCancel),
+        2 => Just(Verb::Cancel),
+        2 => Just(Verb::Complete),
+        5 => Just(Verb::Finalize),
+        3 => Just(Verb::Dismiss),
+        8 => Just(Verb::Tell),
+        4 => Just(Verb::LetGo),
+    ];
+    prop_oneof![
+        1 => (0..PLACES, joined_specs()).prop_map(|(place, spec)| Act::Create(place, spec)),
+        3 => (0..PLACES, verb).prop_map(|(place, verb)| Act::Do(place, verb)),
+    ]
+}
+
+/// Runs of acts, each with something that `beside` makes: most of any kind, some about transactions.
+pub(crate) fn runs<T: Strategy>(beside: fn() -> T) -> impl Strategy<Value = Vec<(Act, T::Value)>> {
+    prop_oneof![
+        2 => vec((acts(), beside()), 1..ACTS_MAX),
+        1 => vec((joined_acts(), beside()), 1..ACTS_MAX),
     ]
 }

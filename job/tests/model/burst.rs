@@ -6,7 +6,7 @@ use job::JobStatus;
 use proptest::{prelude::*, test_runner::TestCaseError};
 
 use crate::{
-    act::{Act, GROUPS, PLACES, Spec, Verb, acts},
+    act::{Act, GROUPS, PLACES, Spec, Verb},
     log::Entry,
     reference::{Reply, letters},
     world::World,
@@ -15,10 +15,10 @@ use crate::{
 /// An act, and how often each loop turns before the next one.
 pub(crate) type Hurried = (Act, [usize; 2]);
 
-/// Acts with few turns between them, or none.
-pub(crate) fn hurried() -> impl Strategy<Value = Hurried> {
+/// Few turns, or none.
+pub(crate) fn turns() -> impl Strategy<Value = [usize; 2]> {
     let turns = || prop_oneof![3 => Just(0_usize), 1 => 1..4_usize];
-    (acts(), [turns(), turns()])
+    [turns(), turns()]
 }
 
 /// What is known of the job in a place; each place is used once.

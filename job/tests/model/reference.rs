@@ -180,6 +180,11 @@ impl Model {
         Ok(())
     }
 
+    /// The status that a verb has left behind, before anything follows from it.
+    pub(crate) fn status(&self, place: usize) -> JobStatus {
+        self.job(place).status
+    }
+
     fn create(&mut self, place: usize, spec: Spec) -> Reply {
         if let Naming::Bad(id) = spec.naming {
             return Err(format!("Invalid job ID '{id}'"));

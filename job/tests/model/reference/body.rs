@@ -52,10 +52,7 @@ impl Model {
             Body::AtPoint(_) | Body::Going(_) => true,
             // A forced cancel waits for no hook.
             Body::Pausing(_) => job.is_forced || !job.is_slow(Slow::Pause),
-            Body::Standing(_) => {
-                let is_shown = matches!(job.status, JobStatus::Paused | JobStatus::Standby);
-                !self.wants_pause(place) || job.is_user_paused && !is_shown
-            }
+            Body::Standing(_) => !self.wants_pause(place),
             Body::Parked => {
                 let is_due = job.wakes_at_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
                 let is_told = job.is_told && job.wakes_at_ms.is_none();
@@ -68,10 +65,8 @@ impl Model {
 
     /// Lets the body go on to its next wait.
     pub(super) fn body_goes(&mut self, place: usize) {
-        let body = self.job(place).body;
-        let is_at_rest = matches!(body, Body::Standing(_)) && self.wants_pause(place);
-        self.job_mut(place).has_run |= !is_at_rest;
-        match body {
+        self.job_mut(place).has_run = true;
+        match self.job(place).body {
             Body::AtPoint(next) => self.reach_point(place, next),
             Body::Pausing(next) => self.has_paused(place, next),
             Body::Standing(next) => self.stand(place, next),
@@ -110,21 +105,20 @@ impl Model {
     }
 
     /// A pause of the user shows; one that only holds want does not.
-    fn show_pause(&mut self, place: usize) {
+    pub(super) fn show_pause(&mut self, place: usize) {
         let job = self.job(place);
-        let status = match job.status {
-            JobStatus::Running => JobStatus::Paused,
-            _ => JobStatus::Standby,
-        };
-        if job.is_user_paused {
-            self.change_from_body(place, status);
+        match job.status {
+            JobStatus::Running if job.is_user_paused => {
+                self.change_from_body(place, JobStatus::Paused);
+            }
+            JobStatus::Ready if job.is_user_paused => {
+                self.change_from_body(place, JobStatus::Standby);
+            }
+            _ => {}
         }
     }
 
     fn stand(&mut self, place: usize, next: Next) {
-        if self.wants_pause(place) {
-            return self.show_pause(place);
-        }
         match self.job(place).status {
             JobStatus::Paused => self.change_from_body(place, JobStatus::Running),
             JobStatus::Standby => self.change_from_body(place, JobStatus::Ready),

@@ -19,7 +19,7 @@ impl Model {
                 if self.job(place).is_user_paused {
                     return Err("Job is already paused".to_owned());
                 }
-                self.job_mut(place).is_user_paused = true;
+                self.pause(place);
             }
             Verb::Resume => {
                 if !job.is_user_paused {
@@ -61,7 +61,7 @@ impl Model {
             Verb::Hold => job.holds += 1,
             Verb::Release => job.holds -= 1,
             Verb::Move(context) => job.moves.push(context),
-            Verb::StopOnError => job.is_user_paused = true,
+            Verb::StopOnError => self.pause(place),
             Verb::ReportError => self.tell(place, Told::Error("write", "report")),
             Verb::Wake => {}
             Verb::Tell => job.is_told = true,
@@ -78,6 +78,15 @@ impl Model {
         job.body = Body::AtPoint(Next::Begin);
         self.become_(place, JobStatus::Running);
         Ok(())
+    }
+
+    /// Shows at once if a hold has it stand there already.
+    fn pause(&mut self, place: usize) {
+        let job = self.job_mut(place);
+        job.is_user_paused = true;
+        if matches!(job.body, Body::Standing(_)) {
+            self.show_pause(place);
+        }
     }
 
     fn discard(&mut self, place: usize) {
