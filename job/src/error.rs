@@ -105,6 +105,11 @@ impl JobError {
         Self::failed("the context of the job was closed")
     }
 
+    /// Nobody can end the job any more.
+    pub(crate) fn main_context_closed() -> Self {
+        Self::failed("the main context of the jobs was closed")
+    }
+
     pub(crate) fn not_found() -> Self {
         Self::new(JobErrorKind::NotFound, "Job not found".to_owned())
     }

@@ -139,7 +139,7 @@ impl Job {
         });
         let Some(step) = discarded else { return };
         let outcome = JobOutcome::Cancelled(JobError::cancelled());
-        self.cell.ending.set(outcome);
+        self.cell.ending.set_if_open(outcome);
         if let Some(step) = step {
             spawn_step(&self.shared, step);
         }

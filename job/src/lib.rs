@@ -50,6 +50,7 @@ mod interleave;
 mod job;
 mod job_context;
 mod job_driver;
+mod main_end;
 mod moment;
 mod outcome;
 mod pause_all;

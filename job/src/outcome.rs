@@ -64,8 +64,15 @@ struct EndingState {
 impl Ending {
     /// Leaves the outcome and wakes those who wait for it. Once.
     pub(crate) fn set(&self, outcome: JobOutcome) {
+        assert!(self.set_if_open(outcome), "a job ends once");
+    }
+
+    /// The same, unless there is an outcome already; returns whether this is the one.
+    pub(crate) fn set_if_open(&self, outcome: JobOutcome) -> bool {
         let mut state = self.lock();
-        assert!(state.outcome.is_none(), "a job ends once");
+        if state.outcome.is_some() {
+            return false;
+        }
         state.outcome = Some(outcome);
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
@@ -74,6 +81,7 @@ impl Ending {
         for waker in wakers {
             waker.wake();
         }
+        true
     }
 
     pub(crate) fn get(&self) -> Option<JobOutcome> {

@@ -95,7 +95,8 @@ impl Default for RegistryConfig {
 /// The list of jobs. Cheap to clone: clones are the same list; any thread.
 ///
 /// Completion of jobs and delivery of events happen on the main context, which must be alive and
-/// turning until the last job has ended.
+/// turning until the last job has ended. If it is closed before, the jobs that are left stay where
+/// they are, no hook of theirs runs any more, and who waits for them is told that they failed.
 ///
 /// What the outside of jobs looks like; [`JobDriver`] says how their inside is written:
 ///
@@ -170,7 +171,7 @@ impl JobRegistry {
     pub fn with_config(main: Handle, config: RegistryConfig) -> Self {
         let RegistryConfig { history_max } = config;
         let history = History::new(history_max);
-        let shared = Arc::new(Shared::new(main, history));
+        let shared = Shared::new(main, history);
         Self { shared }
     }
 
@@ -179,7 +180,7 @@ impl JobRegistry {
     /// # Errors
     ///
     /// `InvalidId`, `IdInUse` (also by a concluded job that is not dismissed), `Failed` when the
-    /// transaction has begun to end.
+    /// transaction has begun to end, or the main context is closed.
     pub fn create(&self, config: JobConfig) -> Result<Job, JobError> {
         if let Some(id) = config.id.as_deref().filter(|id| !is_valid_id(id)) {
             return Err(JobError::invalid_id(id));
@@ -326,6 +327,9 @@ fn insert(
     let id: Option<Arc<str>> = config.id.map(Arc::from);
     if let Some(id) = id.as_deref().filter(|id| state.ids.contains_key(*id)) {
         return Err(JobError::id_in_use(id));
+    }
+    if state.is_main_closed {
+        return Err(JobError::main_context_closed());
     }
     let key = state.next_key();
     let transaction = config.transaction;

@@ -21,6 +21,7 @@ use crate::{
     event::{EventJob, JobEvent},
     history::{History, JobHistoryEntry},
     job::Job,
+    main_end::MainWatch,
     moment::{JobMoment, Notifier, NotifierKey},
     record::{Body, Key, Record, Until},
     runtime::{Handle, Mutex, MutexGuard},
@@ -90,6 +91,8 @@ pub(crate) struct State {
     pub(crate) notifiers: BTreeMap<NotifierKey, Notifier>,
     /// What is still to be told, oldest first.
     pub(crate) words: VecDeque<Word>,
+    /// No job can end any more.
+    pub(crate) is_main_closed: bool,
     last_key: Key,
     delivery: Delivery,
     /// To be woken after the unlock.
@@ -277,17 +280,23 @@ impl fmt::Debug for State {
 pub(crate) struct Shared {
     /// Where jobs complete and events are delivered.
     pub(crate) main: Handle,
+    pub(crate) watch: MainWatch,
     state: Mutex<State>,
 }
 
 impl Shared {
-    pub(crate) fn new(main: Handle, history: History) -> Self {
+    pub(crate) fn new(main: Handle, history: History) -> Arc<Self> {
         let state = State {
             history,
             ..State::default()
         };
-        let state = Mutex::new(state);
-        Self { main, state }
+        let shared = Arc::new(Self {
+            main,
+            watch: MainWatch::default(),
+            state: Mutex::new(state),
+        });
+        shared.watch.begin(&shared.main, Arc::downgrade(&shared));
+        shared
     }
 
     /// Makes one change under the lock, then carries out what follows from it.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use aio::{BackendKind, Config, IoThread};
-use job::{CancelMode, JobConfig, JobOutcome};
+use job::{CancelMode, JobConfig, JobError, JobOutcome, JobRegistry};
 
-use crate::world::{Actor, Part, World, lines};
+use crate::world::{Actor, Log, Part, World, lines};
 
 /// Runs one job on a thread of its own, its end on the calling thread.
 fn end_to_end(backend: BackendKind) {
@@ -117,4 +117,60 @@ fn a_context_must_not_block_for_a_job() {
     let world = World::new();
     let job = world.start("a", Part::EndWell);
     job.wait_blocking();
+}
+
+/// A registry whose main context is on a thread of its own, and a job that waits for ever, there (0)
+/// or on another (1).
+fn left_behind(home: usize) {
+    let told = |error: JobError| error.to_string();
+    let closed = || Err("the main context of the jobs was closed".to_owned());
+    let main = IoThread::start(Config::default()).expect("there is a backend");
+    let other = IoThread::start(Config::default()).expect("there is a backend");
+    let registry = JobRegistry::new(main.handle().clone());
+    let home = [&main, &other][home];
+    let config = |id: &str| {
+        let actor = Arc::new(Actor::new(id, Part::UntilTold, Log::default()));
+        JobConfig::new(id, actor, home.handle().clone())
+    };
+    let running = registry.create(config("a")).expect("the id is free");
+    running.start().expect("nobody cancelled it");
+    let created = registry.create(config("b")).expect("the id is free");
+    let waiting = {
+        let running = running.clone();
+        std::thread::spawn(move || running.wait_blocking())
+    };
+    let next = config("c");
+
+    drop(main);
+
+    for outcome in [
+        waiting.join().expect("it only waits"),
+        created.wait_blocking(),
+    ] {
+        assert!(matches!(outcome, JobOutcome::Failed(_)), "{outcome:?}");
+        assert_eq!(outcome.into_result().map_err(told), closed());
+    }
+    created.discard();
+    let refused = registry.create(next).map(drop).map_err(told);
+    assert_eq!(refused, closed());
+}
+
+#[test]
+fn who_waits_for_a_job_is_told_when_the_main_context_is_closed() {
+    left_behind(0);
+    left_behind(1);
+}
+
+#[test]
+fn a_registry_leaves_nothing_on_its_main_context() {
+    let world = World::new();
+    let job = world.start("a", Part::EndWell);
+    world.context.block_on(job.wait());
+    world.settle();
+    let before = world.context.stats().tasks;
+    for _ in 0..10 {
+        drop(JobRegistry::new(world.context.handle().clone()));
+    }
+    world.settle();
+    assert_eq!(world.context.stats().tasks, before);
 }

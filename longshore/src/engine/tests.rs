@@ -51,10 +51,8 @@ fn an_engine_that_is_dropped_with_a_running_job_leaks_nothing() {
     drop(engine);
 
     assert!(inner.upgrade().is_none());
-    assert!(matches!(
-        backup.job().outcome(),
-        None | Some(JobOutcome::Failed(_))
-    ));
+    let outcome = backup.job().wait_blocking();
+    assert!(matches!(outcome, JobOutcome::Failed(_)), "{outcome:?}");
     drop(backup);
     assert_eq!(open_files(&place), 0);
 }
