@@ -5,8 +5,9 @@ use crate::{
     reference::{Heard, Look, Model, Said, Step},
 };
 
-/// More ways than this are not tried: a handful is usual.
-const TRIES_MAX: usize = 20_000;
+/// More ways than this are not tried. A handful is usual; all jobs cancelled at once, of which each ends
+/// by itself, have come to tens of thousands.
+const TRIES_MAX: usize = 5_000_000;
 
 /// What is left to explain of what the product did.
 #[derive(Clone, Copy)]
@@ -75,6 +76,9 @@ pub(crate) fn follow(model: &mut Model, log: &[Entry], seen: &Look) -> Result<()
     if let Some(end) = explain(model.clone(), Left::new(log), seen, &mut tries) {
         *model = end;
         return Ok(());
+    }
+    if tries > TRIES_MAX {
+        return Err(format!("nothing was found in {TRIES_MAX} tries"));
     }
     Err(differ(model.clone(), log, seen))
 }
