@@ -338,7 +338,8 @@ impl Job {
         });
     }
 
-    /// Ends with the job's outcome, once it is concluded and its events have been delivered.
+    /// Ends with the job's outcome, once it is concluded and its events have been delivered; as failed,
+    /// without either, if the main context is closed before.
     ///
     /// Also for a job that was dismissed meanwhile, or long ago.
     pub fn wait(&self) -> JobWait {
@@ -346,7 +347,7 @@ impl Job {
         JobWait { cell }
     }
 
-    /// Blocks until the job is concluded.
+    /// Blocks until the job is concluded, or its main context is closed: see [`Self::wait`].
     ///
     /// # Panics
     ///
@@ -357,7 +358,7 @@ impl Job {
         self.cell.ending.wait_blocking()
     }
 
-    /// The outcome, if the job is concluded.
+    /// The outcome, if [`Self::wait`] would end at once.
     pub fn outcome(&self) -> Option<JobOutcome> {
         self.cell.ending.get()
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    record::Key,
     registry::JobRegistry,
     state::{Shared, State},
 };
@@ -60,6 +61,6 @@ impl Drop for PauseAll {
     }
 }
 
-fn keys(state: &State) -> Vec<u64> {
+fn keys(state: &State) -> Vec<Key> {
     state.jobs.keys().copied().collect()
 }
