@@ -19,25 +19,24 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use aio::{AioContext, IoBuf};
+use aio::AioContext;
 
 use crate::{
-    allocation::{AllocationStatus, ByteRange},
+    allocation::ByteRange,
     error::{BlockError, ErrorKind},
     graph::child::Child,
-    node_driver::{RequestFlags, Way},
 };
 
 mod edge;
 mod ledger;
+mod mover;
 mod report;
 
-use edge::Held;
 pub use edge::{CopyEdge, Keeper};
 pub use ledger::Claim;
 use ledger::{Ledger, Step};
+pub(crate) use mover::Mover;
 pub use report::{CopyClass, CopyCounters, CopyError, CopySide, Outcome};
-use report::{Counters, Tally};
 
 /// Smallest unit of copying.
 pub const CLUSTER_BYTES_MIN: u64 = 64 << 10;
@@ -71,14 +70,8 @@ pub struct CopyOptions {
 /// be waited for.
 #[derive(Debug)]
 pub struct BlockCopy {
-    source: Held,
-    target: Held,
-    options: CopyOptions,
-    len_bytes: u64,
-    /// Most bytes of one read and write.
-    piece_bytes: u64,
+    mover: Mover,
     ledger: Arc<Ledger>,
-    counters: Counters,
     done_bytes: AtomicU64,
 }
 
@@ -94,29 +87,14 @@ impl BlockCopy {
     ///   of two or too large.
     /// - [`NoSpace`](ErrorKind::NoSpace): there is no memory for one bit per cluster.
     pub fn new(source: Child, target: Child, options: CopyOptions) -> Result<Self, BlockError> {
-        let (from, to) = (source.limits(), target.limits());
-        if from.len_bytes != to.len_bytes {
-            let text = format!(
-                "source and target differ in length: {} and {} bytes",
-                from.len_bytes, to.len_bytes
-            );
-            return Err(BlockError::new(ErrorKind::Invalid, text));
-        }
         let cluster_bytes = CLUSTER_BYTES_MIN
             .max(options.cluster_bytes_min)
-            .max(to.cluster_bytes.map_or(0, u64::from));
-        let ledger = Ledger::new(from.len_bytes, cluster_bytes)?;
-        let align = from.request_align_bytes.max(to.request_align_bytes);
-        let transfer = from.transfer_bytes_max.min(to.transfer_bytes_max);
-        let piece_bytes = CHUNK_BYTES.min(u64::from(transfer / align) * u64::from(align));
+            .max(target.limits().cluster_bytes.map_or(0, u64::from));
+        let mover = Mover::new(source, target, cluster_bytes, options.target_content)?;
+        let ledger = Ledger::new(mover.len_bytes(), cluster_bytes)?;
         Ok(Self {
-            source: Held::new(source),
-            target: Held::new(target),
-            options,
-            len_bytes: from.len_bytes,
-            piece_bytes: piece_bytes.max(u64::from(align)),
+            mover,
             ledger: Arc::new(ledger),
-            counters: Counters::default(),
             done_bytes: AtomicU64::new(0),
         })
     }
@@ -124,13 +102,13 @@ impl BlockCopy {
     /// The edge that is read, unless the copy was given up. Not to be kept: it would stay in the graph.
     #[must_use]
     pub fn source(&self) -> Option<Arc<CopyEdge>> {
-        self.source.get()
+        self.mover.source()
     }
 
     /// The edge that is written, unless the copy was given up. Not to be kept, as above.
     #[must_use]
     pub fn target(&self) -> Option<Arc<CopyEdge>> {
-        self.target.get()
+        self.mover.target()
     }
 
     /// Moves nothing any more, and lets go of both edges.
@@ -141,14 +119,13 @@ impl BlockCopy {
     ///
     /// The first call counts; the keepers of others are dropped.
     pub fn give_up(&self, keeper: Keeper) {
-        self.target.let_go(Some(keeper));
-        self.source.let_go(None);
+        self.mover.give_up(keeper);
     }
 
     /// Whether the copy was given up.
     #[must_use]
     pub fn is_given_up(&self) -> bool {
-        self.target.is_let_go()
+        self.mover.is_given_up()
     }
 
     /// Makes stable what has been written to the target: for whoever calls the copy complete.
@@ -157,26 +134,13 @@ impl BlockCopy {
     ///
     /// Whatever the node driver says; [`GivenUp`](ErrorKind::GivenUp).
     pub async fn flush(&self, cx: &AioContext) -> Result<(), BlockError> {
-        match self.target() {
-            Some(target) => target.flush(cx).await,
-            None => Err(given_up()),
-        }
-    }
-
-    fn to_read(&self) -> Result<Arc<CopyEdge>, CopyError> {
-        let source = self.source.get();
-        source.ok_or_else(|| CopyError::new(CopySide::Read, given_up()))
-    }
-
-    fn to_write(&self) -> Result<Arc<CopyEdge>, CopyError> {
-        let target = self.target.get();
-        target.ok_or_else(|| CopyError::new(CopySide::Write, given_up()))
+        self.mover.flush(cx).await
     }
 
     /// Length of both nodes in bytes.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
-        self.len_bytes
+        self.mover.len_bytes()
     }
 
     /// Unit of copying in bytes; a power of two.
@@ -200,7 +164,7 @@ impl BlockCopy {
     /// How the bytes copied so far went.
     #[must_use]
     pub fn counters(&self) -> CopyCounters {
-        self.counters.read()
+        self.mover.counters()
     }
 
     /// Takes the first area in `limit` that is still to copy, or `None` when there is none (it may be in flight).
@@ -226,89 +190,14 @@ impl BlockCopy {
     /// The node's error, and on which side it happened; [`GivenUp`](ErrorKind::GivenUp) if the copy was given
     /// up meanwhile, whatever side comes with it.
     pub async fn copy(&self, cx: &AioContext, mut claim: Claim) -> Result<Outcome, CopyError> {
-        let status = self.narrow(cx, &mut claim).await?;
+        let most = claim.data_bytes_max();
+        let (found, len_bytes) = self.mover.look(cx, claim.range(), most).await?;
+        claim.keep(len_bytes);
         let range = claim.range();
-        let mut tally = Tally::default();
-        let class = match (status, self.options.target_content) {
-            (Found::Zero, TargetContent::Zero) => CopyClass::Skipped,
-            (Found::Zero, TargetContent::Unknown) => {
-                self.copy_zeroes(cx, range).await?;
-                CopyClass::Zero
-            }
-            (Found::Data, _) => CopyClass::Copied(self.copy_data(cx, range, &mut tally).await?),
-        };
-        self.counters.add(&tally, class, range.len());
+        let class = self.mover.equalise(cx, range, found).await?;
         self.done_bytes.fetch_add(range.len(), Ordering::AcqRel);
         claim.finish();
         Ok(Outcome { range, class })
-    }
-
-    /// Finds out what the claim begins with, and gives back what goes beyond it.
-    async fn narrow(&self, cx: &AioContext, claim: &mut Claim) -> Result<Found, CopyError> {
-        let range = claim.range();
-        let cluster = self.cluster_bytes();
-        let one_cluster = (Found::Data, cluster);
-        let extent = self.to_read()?.extent(cx, range).await;
-        let (found, len) = match extent {
-            Ok(extent) if extent.status == AllocationStatus::Zero => {
-                if extent.len_bytes >= range.len() {
-                    (Found::Zero, range.len())
-                } else if extent.len_bytes >= cluster {
-                    (Found::Zero, extent.len_bytes / cluster * cluster)
-                } else {
-                    one_cluster
-                }
-            }
-            Ok(extent) => {
-                let whole = extent.len_bytes.div_ceil(cluster).saturating_mul(cluster);
-                let most = claim.data_bytes_max().min(self.chunk_bytes()) / cluster * cluster;
-                (Found::Data, whole.clamp(cluster, most.max(cluster)))
-            }
-            // The extents are advice. If the bytes cannot be read either, reading them will tell.
-            Err(_) => one_cluster,
-        };
-        claim.keep(len);
-        Ok(found)
-    }
-
-    /// Most data of one claim: whole clusters.
-    fn chunk_bytes(&self) -> u64 {
-        (CHUNK_BYTES / self.cluster_bytes()).max(1) * self.cluster_bytes()
-    }
-
-    async fn copy_zeroes(&self, cx: &AioContext, range: ByteRange) -> Result<(), CopyError> {
-        let flags = RequestFlags {
-            may_unmap: true,
-            ..RequestFlags::default()
-        };
-        let result = self.to_write()?.write_zeroes(cx, range, flags).await;
-        result.map_err(|error| CopyError::new(CopySide::Write, error))
-    }
-
-    async fn copy_data(
-        &self,
-        cx: &AioContext,
-        range: ByteRange,
-        tally: &mut Tally,
-    ) -> Result<Way, CopyError> {
-        let mut dearest = Way::Direct;
-        let mut buf = take_buffer(cx, range.len().min(self.piece_bytes));
-        let mut at = range.start();
-        while at < range.end() {
-            let len = (range.end() - at).min(self.piece_bytes);
-            buf.set_len(in_memory(len));
-            let (filled, read) = self.to_read()?.read(cx, at, buf).await;
-            let read = read.map_err(|error| CopyError::new(CopySide::Read, error))?;
-            let flags = RequestFlags::default();
-            let (back, written) = self.to_write()?.write(cx, at, filled, flags).await;
-            let written = written.map_err(|error| CopyError::new(CopySide::Write, error))?;
-            buf = back;
-            let way = read.max(written);
-            tally.add(way, len);
-            dearest = dearest.max(way);
-            at += len;
-        }
-        Ok(dearest)
     }
 
     /// Waits until nothing in `range`, rounded to clusters, is still to copy or in flight, and copies
@@ -334,7 +223,7 @@ impl BlockCopy {
 
     /// Waits until something that is in flight now has been copied or given back; if nothing is, it is ready at once.
     pub fn landed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let whole = ByteRange::between(0, self.len_bytes);
+        let whole = ByteRange::between(0, self.len_bytes());
         let landed = self.ledger.landed(whole);
         async move {
             if let Some(landed) = landed {
@@ -353,24 +242,6 @@ impl BlockCopy {
 /// The error of whatever is asked of a copy that was given up.
 pub(crate) fn given_up() -> BlockError {
     BlockError::new(ErrorKind::GivenUp, "the copy was given up")
-}
-
-/// What a claim begins with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Data,
-    Zero,
-}
-
-fn take_buffer(cx: &AioContext, len_bytes: u64) -> IoBuf {
-    let (len, pool) = (in_memory(len_bytes), cx.buffers());
-    let is_half_free = pool.bytes_in_use() + len <= pool.bytes_max() / 2;
-    let pooled = is_half_free.then(|| pool.try_acquire(len)).flatten();
-    pooled.unwrap_or_else(|| IoBuf::heap(len))
-}
-
-fn in_memory(len_bytes: u64) -> usize {
-    usize::try_from(len_bytes).expect("a piece fits memory")
 }
 
 #[cfg(test)]
