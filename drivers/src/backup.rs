@@ -26,7 +26,7 @@ use std::{
 use aio::{AioContext, Handle};
 use block::{
     BlockError, Graph, Node,
-    copy::{CopyCounters, TargetContent},
+    copy::{BlockCopy, CopyCounters, TargetContent},
     nodes::copy_before_write::{AddedLatency, CbwHandle, OnCbwError},
 };
 use blockjob::{BlockJob, BlockJobDriver, ErrorAction, ErrorSide, OnError};
@@ -272,7 +272,7 @@ impl BackupDriver {
     }
 
     /// What the body works with; `None` once the job is over.
-    fn tools(&self) -> Option<(CbwHandle, Arc<CopyEngine>)> {
+    fn tools(&self) -> Option<(CbwHandle, Arc<CopyEngine<BlockCopy>>)> {
         match &*self.lock() {
             Stage::Held(held) => Some((held.cbw.clone(), held.engine.clone())),
             Stage::Over(_) => None,

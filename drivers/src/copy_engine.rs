@@ -8,13 +8,16 @@ use std::{
 };
 
 use block::{
-    BlockError, ByteRange, Node,
-    copy::{BlockCopy, CopyClass, CopyError, CopySide, Outcome},
+    BlockError, Node,
+    copy::{CopyClass, CopyError, CopySide, Outcome},
 };
 use blockjob::{BlockJob, ErrorAction, ErrorSide, OnError};
 use job::{JobContext, JobError};
 
 use crate::pace::{Pace, PaceReport};
+
+mod work;
+pub(crate) use work::{Progress, Work};
 
 /// How long to wait before an error that is to be ignored may come again, in nanoseconds.
 const RETRY_NS: u64 = 100_000_000;
@@ -32,12 +35,12 @@ pub(crate) struct ErrorPolicies {
     pub(crate) target: OnError,
 }
 
-/// Copies in the background all that a [`BlockCopy`] has still to copy.
+/// Copies in the background all that its [`Work`] gives out.
 ///
 /// The body of a job calls [`run`](Self::run) on the job's context; everything else may be called on any thread.
 #[derive(Debug)]
-pub(crate) struct CopyEngine {
-    copy: Arc<BlockCopy>,
+pub(crate) struct CopyEngine<W> {
+    work: Arc<W>,
     block_job: BlockJob,
     policies: ErrorPolicies,
     /// The node whose other users are given way.
@@ -79,15 +82,15 @@ enum Recovery {
     Resume,
 }
 
-impl CopyEngine {
+impl<W: Work> CopyEngine<W> {
     pub(crate) fn new(
-        copy: Arc<BlockCopy>,
+        work: Arc<W>,
         block_job: BlockJob,
         policies: ErrorPolicies,
         guest_node: Node,
     ) -> Self {
         Self {
-            copy,
+            work,
             block_job,
             policies,
             guest_node,
@@ -162,7 +165,7 @@ impl CopyEngine {
             }
             self.learn(job, &mut pace);
             let delay_ns = self.launch(job, &mut pace);
-            let is_complete = self.copy.is_complete();
+            let is_complete = self.work.is_complete();
             self.tell_progress(job);
             // Only now, so that it speaks for everything that was read.
             check()?;
@@ -188,9 +191,15 @@ impl CopyEngine {
     }
 
     fn tell_progress(&self, job: &JobContext) {
-        let (meter, done_bytes) = (job.progress(), self.copy.done_bytes());
+        let (
+            meter,
+            Progress {
+                done_bytes,
+                remaining_bytes,
+            },
+        ) = (job.progress(), self.work.progress());
         meter.work_done(done_bytes.saturating_sub(meter.snapshot().current));
-        meter.set_remaining(self.copy.len_bytes() - done_bytes);
+        meter.set_remaining(remaining_bytes);
     }
 
     /// Starts requests as far as window and speed limit allow.
@@ -223,24 +232,22 @@ impl CopyEngine {
 
     /// Starts the next request; returns whether there was anything to start.
     fn start_one(&self, job: &JobContext, chunk_bytes: u64) -> bool {
-        let whole = ByteRange::between(0, self.copy.len_bytes());
         let hunt_bytes = chunk_bytes.max(lock(&self.state).zero_hunt_bytes);
-        let Some(claim) = self.copy.claim(whole, hunt_bytes) else {
+        let Some(claim) = self.work.claim(hunt_bytes, chunk_bytes) else {
             return false;
         };
-        let claim = claim.with_data_max(chunk_bytes);
-        let (copy, state, block_job) = (
-            self.copy.clone(),
+        let (work, state, block_job) = (
+            self.work.clone(),
             self.state.clone(),
             self.block_job.clone(),
         );
         // What it will come to is known only when it is done: what was counted too much is given back then.
-        let counted_bytes = claim.range().len().min(chunk_bytes);
+        let counted_bytes = W::range_of(&claim).len().min(chunk_bytes);
         block_job.account(counted_bytes, job.now_ns());
         let waiting_job = job.job().clone();
         drop(job.spawn(move |cx| async move {
             let started_ns = cx.now_ns();
-            let result = copy.copy(&cx, claim).await;
+            let result = work.copy(&cx, claim).await;
             let took_ns = cx.now_ns().saturating_sub(started_ns);
             block_job.refund(counted_bytes.saturating_sub(moved_bytes(&result)));
             let waker = lock(&state).note(result, took_ns);
@@ -256,7 +263,7 @@ impl CopyEngine {
     ///
     /// Only waits, so that the job can be paused or cancelled meanwhile, however long it takes.
     async fn await_guests(&self, job: &JobContext) {
-        let (landed, waiting) = (self.copy.landed(), job.job().clone());
+        let (landed, waiting) = (self.work.landed(), job.job().clone());
         drop(job.spawn(|_| async move {
             landed.await;
             waiting.wake();

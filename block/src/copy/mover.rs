@@ -17,7 +17,7 @@ use crate::{
     node_driver::{RequestFlags, Way},
 };
 
-/// Two nodes of one length, and how to get bytes from one to the other. Any thread; I/O runs on the context it is given.
+/// Two nodes of one length, and how to get bytes from one to the other. Any thread; I/O runs where it is asked for.
 #[derive(Debug)]
 pub(crate) struct Mover {
     source: Held,

@@ -17,7 +17,7 @@ use aio::{AioContext, SleepWaker};
 use block::{
     Attachment, BlockError, Blocker, Child, ChildRole, ErrorKind, Graph, Node, Operation,
     Permission, PermissionSet, Permissions,
-    copy::CopyOptions,
+    copy::{BlockCopy, CopyOptions},
     nodes::copy_before_write::{CbwHandle, CbwOptions, CopyBeforeWriteNode},
 };
 use blockjob::BlockJob;
@@ -42,7 +42,7 @@ pub(super) struct Held {
     /// the two nodes is the filter's to say, from the moment it is put in.
     edges: Vec<Child>,
     pub(super) cbw: CbwHandle,
-    pub(super) engine: Arc<CopyEngine>,
+    pub(super) engine: Arc<CopyEngine<BlockCopy>>,
     guard: Arc<TargetGuard>,
     in_place: Arc<AtomicBool>,
 }

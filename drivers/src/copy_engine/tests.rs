@@ -23,7 +23,7 @@ const LEN: u64 = 1 << 20;
 /// breaks the snapshot, just after the engine has looked at the snapshot for the first time.
 struct Racing {
     copy: Arc<BlockCopy>,
-    engine: CopyEngine,
+    engine: CopyEngine<BlockCopy>,
     claim: Mutex<Option<Claim>>,
 }
 
