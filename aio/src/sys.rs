@@ -42,7 +42,7 @@ pub(crate) use socket::{
 pub(crate) use status::StatusBuffer;
 pub use status::{DirectAlignment, FileStatus, direct_alignment};
 pub use transfer::discard_device;
-pub(crate) use transfer::{copy_range, read_now, splice};
+pub(crate) use transfer::{clone_range, copy_range, read_now, splice};
 
 /// A number that tells the calling thread from every other one of the process, ever.
 pub(crate) fn thread_token() -> u64 {

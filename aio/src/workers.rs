@@ -132,6 +132,7 @@ fn attempt_call(call: &mut Call) -> io::Result<Value> {
             )?))
         }
         Call::Copy(transfer) => Ok(count(sys::copy_range(transfer)?)),
+        Call::Clone(transfer) => sys::clone_range(transfer).map(|()| count(0)),
         Call::Splice(transfer) => Ok(count(sys::splice(transfer)?)),
         Call::Discard {
             device,

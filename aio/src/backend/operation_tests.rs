@@ -149,6 +149,59 @@ fn ranges_are_copied_and_spliced_without_coming_here() {
 }
 
 #[test]
+fn what_cannot_share_blocks_says_so_and_changes_nothing() {
+    on_each(|cx| {
+        let page = 4096;
+        let (from, to) = (Fd::from(scratch(&[1; 8192])), Fd::from(scratch(&[2; 8192])));
+        let errno = |result: std::io::Result<()>| result.unwrap_err().raw_os_error().unwrap();
+        cx.block_on(async {
+            let shared = cx.clone_file_range((&from, 0), (&to, page), page).await;
+            let (buf, read) = cx.read_exact(&to, 0, filled(8192, 0)).await;
+            read.unwrap();
+            // Whether the file system of the scratch files can do it is not for us to say.
+            let expected = match shared {
+                Ok(()) => 1,
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+                    2
+                }
+            };
+            assert_eq!((buf[0], buf[4096]), (2, expected));
+            let nothing = cx.clone_file_range((&from, 0), (&to, 0), 0).await;
+            nothing.unwrap();
+            let (reader, _writer) = pipe();
+            let from_pipe = cx.clone_file_range((&reader, 0), (&to, 0), page).await;
+            assert!([libc::EINVAL, libc::EXDEV].contains(&errno(from_pipe)));
+            let beyond = cx.clone_file_range((&from, u64::MAX), (&to, 0), page).await;
+            assert_eq!(errno(beyond), libc::EFBIG);
+        });
+    });
+}
+
+#[test]
+fn a_clone_that_nobody_waits_for_keeps_its_descriptors() {
+    on_each(|cx| {
+        let (from, to) = (Fd::from(scratch(&[1; 4096])), Fd::from(scratch(&[2; 4096])));
+        for _ in 0..20 {
+            let (from, to) = (from.clone(), to.clone());
+            let mut cloning = Box::pin(cx.clone_file_range((&from, 0), (&to, 0), 4096));
+            let once = std::future::poll_fn(|task| {
+                assert!(cloning.as_mut().poll(task).is_pending());
+                std::task::Poll::Ready(())
+            });
+            cx.block_on(once);
+            drop(cloning);
+        }
+        drop((from, to));
+        cx.block_on(async {
+            while cx.stats().requests_in_flight > 0 {
+                cx.sleep_ns(100_000).await;
+            }
+        });
+    });
+}
+
+#[test]
 fn a_splice_waits_for_its_pipe() {
     on_each(|cx| {
         let file = Fd::from(scratch(b""));

@@ -96,6 +96,35 @@ impl AioContext {
         count(self.call(Call::Copy(call)).await.1)
     }
 
+    /// Makes `len_bytes` of one file share the blocks of another (`FICLONERANGE`), all of them or an
+    /// error: no data moves, and what is written to either later is its own again.
+    ///
+    /// The file systems that can do so (XFS, Btrfs) want offsets and length to be multiples of
+    /// their block size, but for a range that ends where its file does. Whatever is dirty in the page
+    /// cache is written first, and requests on either file wait meanwhile. A worker makes the
+    /// call; dropping the future neither cancels it nor lets go of the descriptors before it returns.
+    ///
+    /// # Errors
+    ///
+    /// The system's: `EOPNOTSUPP` where blocks cannot be shared, `EXDEV` between two file systems,
+    /// `EINVAL` for a range that is unaligned, past the end, or overlaps itself.
+    pub async fn clone_file_range(
+        &self,
+        (from, from_bytes): (&Fd, u64),
+        (to, to_bytes): (&Fd, u64),
+        len_bytes: u64,
+    ) -> io::Result<()> {
+        let too_long = |_| io::Error::from_raw_os_error(libc::EFBIG);
+        let call = Transfer {
+            from: from.clone(),
+            from_bytes: Some(from_bytes),
+            to: to.clone(),
+            to_bytes: Some(to_bytes),
+            len_bytes: usize::try_from(len_bytes).map_err(too_long)?,
+        };
+        count(self.call(Call::Clone(call)).await.1).map(drop)
+    }
+
     /// Moves up to `len_bytes` between a pipe and something else: `splice(2)`. A pipe has no offset.
     ///
     /// Returns how many bytes were moved. It waits while the pipe is empty, or full; dropping the

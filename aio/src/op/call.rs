@@ -27,6 +27,8 @@ pub(crate) enum Call {
     },
     /// `copy_file_range`.
     Copy(Transfer),
+    /// `FICLONERANGE`.
+    Clone(Transfer),
     /// `splice`.
     Splice(Transfer),
     /// Discards a range of a block device.
@@ -60,7 +62,9 @@ impl Call {
         match self {
             Self::Vectored { file, .. } | Self::Status { file, .. } => Some(file),
             Self::Open { folder, .. } => folder.as_ref(),
-            Self::Copy(transfer) | Self::Splice(transfer) => Some(&transfer.from),
+            Self::Copy(transfer) | Self::Clone(transfer) | Self::Splice(transfer) => {
+                Some(&transfer.from)
+            }
             Self::Discard { device, .. } => Some(device),
         }
     }

@@ -43,7 +43,7 @@ pub(super) fn opcode_of(op: &Op) -> Option<u8> {
             Call::Status { .. } => opcode::Statx::CODE,
             Call::Open { .. } => opcode::OpenAt::CODE,
             Call::Splice(_) => opcode::Splice::CODE,
-            Call::Copy(_) | Call::Discard { .. } => return None,
+            Call::Copy(_) | Call::Clone(_) | Call::Discard { .. } => return None,
         },
     })
 }
@@ -175,8 +175,10 @@ fn call_entry(call: &mut Call, file: types::Fd) -> squeue::Entry {
             .flags(*flags)
             .mode(*mode)
             .build(),
-        Call::Splice(transfer) | Call::Copy(transfer) => splice_entry(transfer),
-        Call::Discard { .. } => unreachable!("workers discard"),
+        Call::Splice(transfer) => splice_entry(transfer),
+        Call::Copy(_) | Call::Clone(_) | Call::Discard { .. } => {
+            unreachable!("workers do what has no opcode")
+        }
     }
 }
 
