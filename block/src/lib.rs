@@ -47,6 +47,7 @@ pub mod drain;
 pub mod error;
 mod gate;
 pub mod graph;
+pub mod latency;
 pub mod node;
 pub mod node_driver;
 pub mod nodes;
@@ -67,5 +68,6 @@ pub use graph::{
     parent::{BoxFuture, ContextChange, DrainWaker, Parent},
     permission::{Permission, PermissionSet, Permissions},
 };
+pub use latency::{LatencyHistogram, NodeLatency};
 pub use node::{Node, NodeStatistics};
 pub use node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred, Way};

@@ -16,6 +16,7 @@ use crate::{
     allocation::{AllocationStatus, ByteRange, Extent},
     error::{BlockError, ErrorKind},
     gate::{Gate, RequestGuard},
+    latency::{Latencies, NodeLatency, Timed},
     node_driver::{Limits, NodeDriver, RequestFlags, Transferred, Way},
     request::{
         RangeLock,
@@ -42,6 +43,7 @@ pub(crate) struct Inner {
     gate: Gate,
     changing: RangeLock,
     counters: Counters,
+    latencies: Latencies,
     context: ArcSwapOption<Handle>,
 }
 
@@ -100,6 +102,7 @@ impl Node {
                 gate: Gate::default(),
                 changing: RangeLock::default(),
                 counters: Counters::default(),
+                latencies: Latencies::default(),
                 context: ArcSwapOption::empty(),
             }),
         }
@@ -161,6 +164,17 @@ impl Node {
             bounced: counters.bounced.load(Relaxed),
             errors: counters.errors.load(Relaxed),
         }
+    }
+
+    /// Begins to measure how long requests take, unless that has begun. From then on each reads the clock twice.
+    pub fn measure_latency(&self) {
+        self.inner.latencies.measure();
+    }
+
+    /// How long requests have taken; `None` if nobody [measures](Self::measure_latency) that.
+    #[must_use]
+    pub fn latency(&self) -> Option<NodeLatency> {
+        self.inner.latencies.read()
     }
 
     /// The context where jobs on this node work, if somebody has [chosen](crate::Graph::set_context) one.
@@ -280,6 +294,7 @@ impl Admitted {
 
     pub(crate) async fn read(self, cx: &AioContext, offset_bytes: u64, buf: IoBuf) -> Transferred {
         let node = self.node();
+        let _timed = node.inner.latencies.time(cx, Timed::Read);
         let limits = node.limits();
         let range = match node.check(&limits, range_of(offset_bytes, &buf)) {
             Ok(range) if range.is_empty() => return (buf, Ok(Way::Direct)),
@@ -304,6 +319,7 @@ impl Admitted {
         flags: RequestFlags,
     ) -> Transferred {
         let node = self.node().clone();
+        let _timed = node.inner.latencies.time(cx, Timed::Write);
         let limits = node.limits();
         let range = match node.check_change(&limits, range_of(offset_bytes, &buf)) {
             Ok(range) if range.is_empty() => return (buf, Ok(Way::Direct)),
@@ -359,6 +375,7 @@ impl Admitted {
         flags: RequestFlags,
     ) -> Result<(), BlockError> {
         let node = self.node().clone();
+        let _timed = node.inner.latencies.time(cx, Timed::Write);
         let limits = node.limits();
         if node.check_change(&limits, Some(range))?.is_empty() {
             return Ok(());
@@ -421,6 +438,7 @@ impl Admitted {
 
     pub(crate) async fn flush(self, cx: &AioContext) -> Result<(), BlockError> {
         let node = self.node();
+        let _timed = node.inner.latencies.time(cx, Timed::Flush);
         let counters = &node.inner.counters;
         match node.driver().flush(cx).await {
             Ok(()) => {
@@ -451,27 +469,7 @@ impl Admitted {
         let outer = align::outer(&limits, range);
         let result = node.driver().extent(cx, outer).await;
         let extent = result.map_err(|error| error.on_node(node.name()).at(range))?;
-        Ok(cut_extent(extent, outer, range, &limits))
-    }
-}
-
-/// What an answer about `outer` says about the `range` within.
-fn cut_extent(extent: Extent, outer: ByteRange, range: ByteRange, limits: &Limits) -> Extent {
-    let end = outer
-        .start()
-        .saturating_add(extent.len_bytes)
-        .min(range.end());
-    if end > range.start() {
-        return Extent {
-            len_bytes: end - range.start(),
-            status: extent.status,
-        };
-    }
-    // The run ends before the range starts, within its first block; "data" is always right.
-    let block_end = outer.start() + u64::from(limits.request_align_bytes);
-    Extent {
-        len_bytes: block_end.min(range.end()) - range.start(),
-        status: AllocationStatus::Data,
+        Ok(align::cut_extent(extent, outer, range, &limits))
     }
 }
 

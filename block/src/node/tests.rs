@@ -374,3 +374,18 @@ fn threads_that_share_blocks_keep_each_others_bytes() {
         assert_eq!(byte, wanted, "at {at}");
     }
 }
+
+#[test]
+fn latencies_are_measured_from_when_somebody_asks_for_them() {
+    let w = world();
+    w.cx.block_on(async {
+        write_own(&w.child, &w.cx, (0, 512), 1).await;
+        assert_eq!(w.node.latency(), None);
+        w.node.measure_latency();
+        w.node.measure_latency();
+        write_own(&w.child, &w.cx, (0, 512), 2).await;
+        w.child.flush(&w.cx).await.unwrap();
+    });
+    let latency = w.node.latency().unwrap();
+    assert_eq!((latency.writes.count(), latency.flushes.count()), (1, 1));
+}

@@ -9,7 +9,7 @@
 use aio::{AioContext, IoBuf};
 
 use crate::{
-    allocation::ByteRange,
+    allocation::{AllocationStatus, ByteRange, Extent},
     error::BlockError,
     node::Node,
     node_driver::{Limits, RequestFlags, Transferred, Way},
@@ -45,6 +45,31 @@ pub(crate) fn inner(limits: &Limits, range: ByteRange) -> ByteRange {
     };
     let start = range.start().div_ceil(align).saturating_mul(align);
     ByteRange::between(start.min(end), end)
+}
+
+/// What an answer about `outer` says about the `range` within.
+pub(crate) fn cut_extent(
+    extent: Extent,
+    outer: ByteRange,
+    range: ByteRange,
+    limits: &Limits,
+) -> Extent {
+    let end = outer
+        .start()
+        .saturating_add(extent.len_bytes)
+        .min(range.end());
+    if end > range.start() {
+        return Extent {
+            len_bytes: end - range.start(),
+            status: extent.status,
+        };
+    }
+    // The run ends before the range starts, within its first block; "data" is always right.
+    let block_end = outer.start() + u64::from(limits.request_align_bytes);
+    Extent {
+        len_bytes: block_end.min(range.end()) - range.start(),
+        status: AllocationStatus::Data,
+    }
 }
 
 /// Reads `range` into `buf` by way of a second buffer.
