@@ -9,6 +9,7 @@
 
 mod bench;
 mod ci;
+mod endure;
 mod licences;
 mod model;
 mod options;
@@ -40,6 +41,9 @@ usage: cargo xtask <task>
   model [--steps N] [--seed S]
                   have jobs and their model do so many random acts, a million unless told otherwise;
                   the seed is printed first
+  endure [--seconds N] [--seed S]
+                  have random jobs copy disks that four guests write, for so long, an hour unless told
+                  otherwise: files and loop devices on ext4, XFS and btrfs (as root), files as they are
   ci              exactly what CI runs, in its order";
 
 fn main() -> ExitCode {
@@ -59,6 +63,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["bench", rest @ ..] => bench::run(&Workspace::load()?, rest)?,
         ["sanitize", rest @ ..] => return sanitize::run(&Workspace::load()?, rest),
         ["stress", rest @ ..] => stress::run(&Workspace::load()?, rest)?,
+        ["endure", rest @ ..] => endure::run(&Workspace::load()?, rest)?,
         ["model", rest @ ..] => model::run(&Workspace::load()?, rest)?,
         ["ci"] => return Ok(ci::run(&Workspace::load()?)),
         ["help" | "-h" | "--help"] => println!("{USAGE}"),

@@ -24,10 +24,11 @@ use std::{
     fs::{self, File},
     hash::{BuildHasher, RandomState},
     io::{self, Write as _},
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aio::BackendKind;
@@ -45,47 +46,81 @@ mod writer;
 use crowd::Crowd;
 use writer::{Chance, Entry, Writer};
 
-const USAGE: &str = "usage: soak [--rounds N] [--seed N] [--size BYTES] [--folder DIR]";
+const USAGE: &str = "usage: soak [--rounds N | --seconds N] [--seed N] [--size BYTES] [--folder DIR] \
+                     [--image PATH --target PATH]";
 const WRITERS: usize = 4;
 const MIB: usize = 1 << 20;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 struct Plan {
-    rounds: u64,
+    end: End,
     seed: u64,
     size: usize,
     folder: PathBuf,
+    /// Whether the folder is ours, and goes with us.
+    is_own_folder: bool,
+    /// A file or a block device.
+    image: PathBuf,
+    /// Likewise.
+    target: PathBuf,
+}
+
+/// When to stop.
+enum End {
+    Rounds(u64),
+    After(Duration),
+}
+
+impl End {
+    fn is_reached(&self, rounds: u64, started: Instant) -> bool {
+        match self {
+            Self::Rounds(most) => rounds >= *most,
+            Self::After(time) => started.elapsed() >= *time,
+        }
+    }
 }
 
 impl Plan {
     fn from_args() -> Result<Self, Failure> {
+        let folder = env::temp_dir().join(format!("longshore-soak-{}", std::process::id()));
         let mut plan = Self {
-            rounds: 100,
+            end: End::Rounds(100),
             seed: RandomState::new().hash_one(0),
             size: 256 * MIB,
-            folder: env::temp_dir().join(format!("longshore-soak-{}", std::process::id())),
+            image: folder.join("image.raw"),
+            target: folder.join("target.raw"),
+            is_own_folder: true,
+            folder,
         };
         let mut args = env::args().skip(1);
         while let Some(name) = args.next() {
             let value = args.next().ok_or(USAGE)?;
             match name.as_str() {
-                "--rounds" => plan.rounds = value.parse()?,
+                "--rounds" => plan.end = End::Rounds(value.parse()?),
+                "--seconds" => plan.end = End::After(Duration::from_secs(value.parse()?)),
                 "--seed" => plan.seed = value.parse()?,
                 "--size" => plan.size = value.parse()?,
-                "--folder" => plan.folder = value.into(),
+                "--folder" => plan.use_folder(value.into()),
+                "--image" => plan.image = value.into(),
+                "--target" => plan.target = value.into(),
                 _ => return Err(USAGE.into()),
             }
         }
         Ok(plan)
     }
 
-    fn image(&self) -> PathBuf {
-        self.folder.join("image.raw")
+    fn use_folder(&mut self, folder: PathBuf) {
+        self.image = folder.join("image.raw");
+        self.target = folder.join("target.raw");
+        self.is_own_folder = false;
+        self.folder = folder;
     }
 
-    fn target(&self) -> PathBuf {
-        self.folder.join("target.raw")
+    /// Whether disk and copy are devices, which have their length and are never new.
+    fn has_devices(&self) -> bool {
+        let kind = |path: &Path| fs::metadata(path).map(|it| it.file_type().is_block_device());
+        kind(&self.image).unwrap_or(false) && kind(&self.target).unwrap_or(false)
     }
 
     fn socket(&self) -> PathBuf {
@@ -132,13 +167,15 @@ fn main() -> ExitCode {
 fn soak(plan: &Plan) -> Result<(), Failure> {
     fs::create_dir_all(&plan.folder)?;
     let mut chance = Chance::new(plan.seed);
-    make_image(&plan.image(), plan.size, &mut chance)?;
+    make_image(plan, &mut chance)?;
     let backends: Vec<_> = match aio::probe_io_uring() {
         Ok(_) => vec![BackendKind::IoUring, BackendKind::Epoll],
         Err(_) => vec![BackendKind::Epoll],
     };
     let (started, mut writes, mut per_backend) = (Instant::now(), 0, [0, 0]);
-    for number in 1..=plan.rounds {
+    let mut number = 0;
+    while !plan.end.is_reached(number, started) {
+        number += 1;
         // Each pair of rounds, quiet and not, has a backend; each pair of these a kind of target.
         let turn = usize::try_from((number - 1) / 2)?;
         let round = Round {
@@ -146,7 +183,7 @@ fn soak(plan: &Plan) -> Result<(), Failure> {
             seed: chance.next(),
             backend: backends[turn % backends.len()],
             target_content: match turn / 2 % 2 {
-                0 => TargetContent::Zero,
+                0 if !plan.has_devices() => TargetContent::Zero,
                 _ => TargetContent::Unknown,
             },
         };
@@ -156,24 +193,41 @@ fn soak(plan: &Plan) -> Result<(), Failure> {
         per_backend[usize::from(round.backend == BackendKind::Epoll)] += 1;
         if number % 10 == 0 {
             let seconds = started.elapsed().as_secs_f64();
-            println!(
-                "{number} of {} backups, {writes} guest writes, {seconds:.1} s",
-                plan.rounds
-            );
+            println!("{number} backups, {writes} guest writes, {seconds:.1} s");
         }
     }
-    fs::remove_dir_all(&plan.folder)?;
+    clear(plan)?;
     println!(
-        "{0} of {0} backups equal their instant ({1} io_uring, {2} epoll), seed {3}",
-        plan.rounds, per_backend[0], per_backend[1], plan.seed
+        "{number} of {number} backups equal their instant ({} io_uring, {} epoll) under {writes} guest writes, seed {}",
+        per_backend[0], per_backend[1], plan.seed
     );
     Ok(())
 }
 
+/// Removes what was made.
+fn clear(plan: &Plan) -> io::Result<()> {
+    if plan.is_own_folder {
+        return fs::remove_dir_all(&plan.folder);
+    }
+    if !plan.has_devices() {
+        fs::remove_file(&plan.image)?;
+        fs::remove_file(&plan.target)?;
+    }
+    Ok(())
+}
+
 /// Data and holes in turns.
-fn make_image(path: &Path, size: usize, chance: &mut Chance) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.set_len(size as u64)?;
+fn make_image(plan: &Plan, chance: &mut Chance) -> io::Result<()> {
+    let size = plan.size;
+    let mut options = File::options();
+    options.write(true);
+    if !plan.has_devices() {
+        options.create(true).truncate(true);
+    }
+    let mut file = options.open(&plan.image)?;
+    if !plan.has_devices() {
+        file.set_len(size as u64)?;
+    }
     let mut at = 0;
     while at < size {
         let len = (1 + chance.below(4 * MIB)).min(size - at);
@@ -188,12 +242,13 @@ fn make_image(path: &Path, size: usize, chance: &mut Chance) -> io::Result<()> {
 
 /// One backup and its check; returns how many requests the guests made.
 fn one_round(plan: &Plan, round: Round) -> Result<usize, Failure> {
-    if round.target_content == TargetContent::Zero || !plan.target().exists() {
-        File::create(plan.target())?.set_len(plan.size as u64)?;
+    let is_new = round.target_content == TargetContent::Zero || !plan.target.exists();
+    if is_new && !plan.has_devices() {
+        File::create(&plan.target)?.set_len(plan.size as u64)?;
     }
-    let first = fs::read(plan.image())?;
+    let first = fs::read(&plan.image)?;
     let (logs, moment) = run_guests(plan, round)?;
-    let copy = fs::read(plan.target())?;
+    let copy = fs::read(&plan.target)?;
     match moment {
         Moment::Read(image) => cut::check_equal(&image, &copy)?,
         Moment::Between(called, returned) => {
@@ -201,7 +256,7 @@ fn one_round(plan: &Plan, round: Round) -> Result<usize, Failure> {
         }
     }
     let written = cut::replay(&logs, first);
-    cut::check_equal(&written, &fs::read(plan.image())?)
+    cut::check_equal(&written, &fs::read(&plan.image)?)
         .map_err(|failure| format!("the image is not what the guests wrote: {failure}"))?;
     Ok(logs.iter().map(Vec::len).sum())
 }
@@ -221,8 +276,8 @@ fn run_guests(plan: &Plan, round: Round) -> Result<(Vec<Vec<Entry>>, Moment), Fa
         ..EngineConfig::default()
     })?;
     let open = |name, path| engine.open_file(Some(name), &FileOptions::new(path));
-    let source = open("source", plan.image())?.node;
-    let target = open("target", plan.target())?.node;
+    let source = open("source", &plan.image)?.node;
+    let target = open("target", &plan.target)?.node;
     let address = NbdAddress::Unix(plan.socket());
     let options = NbdServerOptions::default();
     let server = NbdServer::start(engine.handle(), engine.graph(), &address, options)?;
@@ -269,7 +324,7 @@ fn back_up(
     };
     let (backup, moment) = if round.is_quiet() {
         crowd.hold();
-        let image = fs::read(plan.image())?;
+        let image = fs::read(&plan.image)?;
         let backup = engine.backup(source, target, options)?;
         crowd.go_on();
         (backup, Moment::Read(image))
