@@ -70,4 +70,6 @@ pub use graph::{
 };
 pub use latency::{LatencyHistogram, NodeLatency};
 pub use node::{Node, NodeStatistics};
-pub use node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred, Way};
+pub use node_driver::{
+    Access, FilePlace, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
+};

@@ -2,11 +2,13 @@
 
 use std::{fmt, future::Future, pin::Pin};
 
-use aio::{AioContext, IoBuf};
+use aio::{AioContext, Fd, IoBuf};
 
 use crate::{
     allocation::{ByteRange, Extent},
     error::BlockError,
+    graph::child::Child,
+    nodes::FileIdentity,
 };
 
 /// A request under way: local to the context that made it.
@@ -20,6 +22,8 @@ pub type Transferred = (IoBuf, Result<Way, BlockError>);
 /// Ordered by cost; a request that went several ways reports the dearest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Way {
+    /// Not at all: the kernel or the file system moved or shared them, from file to file.
+    Offloaded,
     /// Between device and buffer without a copy by the CPU.
     Direct,
     /// Through the kernel's page cache, or a copy in memory that is the storage itself.
@@ -58,6 +62,52 @@ pub struct Limits {
     pub cluster_bytes: Option<u32>,
     /// Whether writes are refused.
     pub read_only: bool,
+}
+
+/// What bytes are looked for; see [`NodeDriver::locate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To read them.
+    Read,
+    /// To put others in their place.
+    Write,
+}
+
+/// Where a range of bytes is, for the kernel to move it without a buffer of ours.
+#[derive(Debug)]
+pub enum Located<'a> {
+    /// In a file, in one piece.
+    File(FilePlace<'a>),
+    /// In a child, as they are.
+    Child {
+        /// The edge to it.
+        child: &'a Child,
+        /// Where the range begins there.
+        offset_bytes: u64,
+    },
+    /// Nowhere that the kernel could get at without us, or not without our seeing it: they must be read or written.
+    Nowhere,
+}
+
+/// A range of bytes in a file.
+pub struct FilePlace<'a> {
+    /// What to use it by; no other descriptor, because there may be one with page cache and one without.
+    pub fd: Fd,
+    /// Where the range begins in the file.
+    pub offset_bytes: u64,
+    /// Which file that is.
+    pub identity: FileIdentity,
+    /// To be called when the kernel is done with the range; dropped uncalled, if nobody knows when that is.
+    pub done: Option<Box<dyn FnOnce() + Send + 'a>>,
+}
+
+impl fmt::Debug for FilePlace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FilePlace")
+            .field("identity", &self.identity)
+            .field("offset_bytes", &self.offset_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A node's inside, written by the implementer of a node driver; users hold a `Node` and go through its edges.
@@ -126,4 +176,12 @@ pub trait NodeDriver: fmt::Debug + Send + Sync + 'static {
         cx: &'a AioContext,
         range: ByteRange,
     ) -> RequestFuture<'a, Result<Extent, BlockError>>;
+
+    /// Where the bytes of `range` are, so that the kernel can move them without us. Does not block.
+    ///
+    /// The caller has checked what it checks before [`read`](Self::read) or [`write`](Self::write), but for the
+    /// longest length, and counts the request as in flight for as long as it uses the answer. A node
+    /// that does anything about its requests, or holds, counts, changes or saves what goes through,
+    /// says [`Located::Nowhere`], which is always right: the bytes then come here.
+    fn locate(&self, range: ByteRange, access: Access) -> Located<'_>;
 }

@@ -10,7 +10,7 @@ use crate::{allocation::ByteRange, error::BlockError, node_driver::Way};
 /// How an area came to be equal on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyClass {
-    /// Read and written; the dearest way of its pieces.
+    /// Its data moved; the dearest way of its pieces.
     Copied(Way),
     /// Zeroes, written as such.
     Zero,
@@ -30,6 +30,8 @@ pub struct Outcome {
 /// Bytes by the way they went. The sum is the number of bytes done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopyCounters {
+    /// Moved or shared by the kernel or the file system, without a buffer of ours.
+    pub offloaded_bytes: u64,
     /// Between device and buffer on both sides, without a copy by the CPU.
     pub direct_bytes: u64,
     /// Through the page cache on at least one side.
@@ -100,6 +102,7 @@ impl std::error::Error for CopyError {
 /// Counters as many contexts move them.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    offloaded: AtomicU64,
     direct: AtomicU64,
     buffered: AtomicU64,
     bounced: AtomicU64,
@@ -110,6 +113,7 @@ pub(super) struct Counters {
 /// Pieces of one claim by way; they count once the whole claim is copied.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    offloaded: u64,
     direct: u64,
     buffered: u64,
     bounced: u64,
@@ -118,6 +122,7 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn add(&mut self, way: Way, len_bytes: u64) {
         *match way {
+            Way::Offloaded => &mut self.offloaded,
             Way::Direct => &mut self.direct,
             Way::Buffered => &mut self.buffered,
             Way::Bounced => &mut self.bounced,
@@ -129,6 +134,7 @@ impl Counters {
     pub(super) fn add(&self, tally: &Tally, class: CopyClass, len_bytes: u64) {
         match class {
             CopyClass::Copied(_) => {
+                self.offloaded.fetch_add(tally.offloaded, Ordering::Relaxed);
                 self.direct.fetch_add(tally.direct, Ordering::Relaxed);
                 self.buffered.fetch_add(tally.buffered, Ordering::Relaxed);
                 self.bounced.fetch_add(tally.bounced, Ordering::Relaxed);
@@ -144,6 +150,7 @@ impl Counters {
 
     pub(super) fn read(&self) -> CopyCounters {
         CopyCounters {
+            offloaded_bytes: self.offloaded.load(Ordering::Relaxed),
             direct_bytes: self.direct.load(Ordering::Relaxed),
             buffered_bytes: self.buffered.load(Ordering::Relaxed),
             bounced_bytes: self.bounced.load(Ordering::Relaxed),

@@ -23,7 +23,7 @@ use crate::{
         permission::{Permission, Permissions},
     },
     node::Node,
-    node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred},
+    node_driver::{Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred},
     wait::WaitList,
 };
 
@@ -344,6 +344,17 @@ impl NodeDriver for CopyBeforeWriteNode {
         range: ByteRange,
     ) -> RequestFuture<'a, Result<Extent, BlockError>> {
         Box::pin(self.source.extent(cx, range))
+    }
+
+    /// Reads pass through; writes must be seen.
+    fn locate(&self, range: ByteRange, access: Access) -> Located<'_> {
+        match access {
+            Access::Read => Located::Child {
+                child: &self.source,
+                offset_bytes: range.start(),
+            },
+            Access::Write => Located::Nowhere,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     allocation::{ByteRange, Extent},
     error::BlockError,
     graph::child::Child,
-    node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred},
+    node_driver::{Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred},
 };
 
 /// A kind of request.
@@ -420,5 +420,10 @@ impl NodeDriver for FaultNode {
             self.control.meet(cx, FaultOp::Extent, range).await?;
             self.child.extent(cx, range).await
         })
+    }
+
+    /// Nowhere: the rules are to see every request.
+    fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
+        Located::Nowhere
     }
 }

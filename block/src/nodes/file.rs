@@ -3,6 +3,7 @@
 mod holes;
 mod locking;
 mod open;
+mod place;
 mod zeroes;
 
 use std::{
@@ -24,7 +25,9 @@ use self::{
 use crate::{
     allocation::{AllocationStatus, ByteRange, Extent},
     error::BlockError,
-    node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred, Way},
+    node_driver::{
+        Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
+    },
 };
 
 /// Largest read or write that goes to the kernel in one piece.
@@ -479,6 +482,10 @@ impl NodeDriver for FileNode {
         range: ByteRange,
     ) -> RequestFuture<'a, Result<Extent, BlockError>> {
         Box::pin(self.find_extent(cx, range))
+    }
+
+    fn locate(&self, range: ByteRange, access: Access) -> Located<'_> {
+        self.place(range, access)
     }
 }
 

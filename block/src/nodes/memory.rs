@@ -12,7 +12,9 @@ use aio::{AioContext, IoBuf};
 use crate::{
     allocation::{AllocationStatus, ByteRange, Extent},
     error::{BlockError, ErrorKind},
-    node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred, Way},
+    node_driver::{
+        Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
+    },
 };
 
 /// Unit of allocation.
@@ -318,5 +320,9 @@ impl NodeDriver for MemoryNode {
         range: ByteRange,
     ) -> RequestFuture<'a, Result<Extent, BlockError>> {
         Box::pin(async move { Ok(self.find_extent(range)) })
+    }
+
+    fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
+        Located::Nowhere
     }
 }

@@ -5,7 +5,9 @@ use aio::{AioContext, IoBuf};
 use crate::{
     allocation::{AllocationStatus, ByteRange, Extent},
     error::BlockError,
-    node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred, Way},
+    node_driver::{
+        Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
+    },
 };
 
 /// Largest read or write; nothing here needs a smaller one.
@@ -131,5 +133,9 @@ impl NodeDriver for NullNode {
                 },
             })
         })
+    }
+
+    fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
+        Located::Nowhere
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     allocation::{ByteRange, Extent},
     error::{BlockError, ErrorKind},
     graph::child::Child,
-    node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred},
+    node_driver::{Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred},
 };
 
 /// Which bytes of the child a [`RawNode`] shows.
@@ -132,5 +132,12 @@ impl NodeDriver for RawNode {
         range: ByteRange,
     ) -> RequestFuture<'a, Result<Extent, BlockError>> {
         Box::pin(self.child.extent(cx, self.below(range)))
+    }
+
+    fn locate(&self, range: ByteRange, _access: Access) -> Located<'_> {
+        Located::Child {
+            child: &self.child,
+            offset_bytes: self.below(range).start(),
+        }
     }
 }

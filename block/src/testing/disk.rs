@@ -17,7 +17,9 @@ use crate::{
         permission::{Permission, Permissions},
     },
     node::Node,
-    node_driver::{Limits, NodeDriver, RequestFlags, RequestFuture, Transferred, Way},
+    node_driver::{
+        Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
+    },
     wait::WaitList,
 };
 
@@ -234,6 +236,10 @@ impl NodeDriver for DiskNode {
             })
         })
     }
+
+    fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
+        Located::Nowhere
+    }
 }
 
 /// A filter that passes everything on.
@@ -295,6 +301,13 @@ impl NodeDriver for PassNode {
         range: ByteRange,
     ) -> RequestFuture<'a, Result<Extent, BlockError>> {
         Box::pin(self.0.extent(cx, range))
+    }
+
+    fn locate(&self, range: ByteRange, _access: Access) -> Located<'_> {
+        Located::Child {
+            child: &self.0,
+            offset_bytes: range.start(),
+        }
     }
 }
 

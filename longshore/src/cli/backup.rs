@@ -338,15 +338,19 @@ fn job_failure(error: &JobError) -> Failure {
     }
 }
 
-/// Bytes that were read and written.
+/// Bytes of data that were moved, whoever moved them.
 pub(crate) fn moved_bytes(counters: &CopyCounters) -> u64 {
-    counters.direct_bytes + counters.buffered_bytes + counters.bounced_bytes
+    counters.offloaded_bytes
+        + counters.direct_bytes
+        + counters.buffered_bytes
+        + counters.bounced_bytes
 }
 
 /// Bytes by class, as records have them.
 pub(crate) fn counter_fields(counters: &CopyCounters) -> Fields {
     fields(json!({
         "bytes_copied": moved_bytes(counters),
+        "bytes_offloaded": counters.offloaded_bytes,
         "bytes_direct": counters.direct_bytes,
         "bytes_buffered": counters.buffered_bytes,
         "bytes_bounced": counters.bounced_bytes,
@@ -358,6 +362,7 @@ pub(crate) fn counter_fields(counters: &CopyCounters) -> Fields {
 /// Bytes by class, as people read them.
 pub(crate) fn counter_text(counters: &CopyCounters) -> String {
     let classes = [
+        ("offloaded", counters.offloaded_bytes),
         ("direct", counters.direct_bytes),
         ("buffered", counters.buffered_bytes),
         ("bounced", counters.bounced_bytes),

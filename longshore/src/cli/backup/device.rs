@@ -16,8 +16,8 @@ use std::{
 
 use aio::{AioContext, IoBuf};
 use block::{
-    AllocationStatus, BlockError, ByteRange, Child, ChildRole, Extent, Graph, Limits, Node,
-    NodeDriver, Permission, Permissions, RequestFlags, RequestFuture, Transferred,
+    Access, AllocationStatus, BlockError, ByteRange, Child, ChildRole, Extent, Graph, Limits,
+    Located, Node, NodeDriver, Permission, Permissions, RequestFlags, RequestFuture, Transferred,
 };
 
 use crate::cli::{
@@ -307,6 +307,11 @@ impl NodeDriver for HeldHead {
                 status: AllocationStatus::Data,
             })
         })
+    }
+
+    /// Nowhere: what belongs in the head must be held back.
+    fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
+        Located::Nowhere
     }
 }
 
