@@ -177,6 +177,11 @@ impl Node {
         self.inner.latencies.read()
     }
 
+    /// Makes requests inside that wait for a peer fail: [`NodeDriver::cancel_in_flight`]. Any thread.
+    pub fn cancel_in_flight(&self) {
+        self.inner.driver.cancel_in_flight();
+    }
+
     /// The context where jobs on this node work, if somebody has [chosen](crate::Graph::set_context) one.
     ///
     /// A node that is built above others starts with the context of the first that has one. Requests run on the

@@ -184,4 +184,11 @@ pub trait NodeDriver: fmt::Debug + Send + Sync + 'static {
     /// that does anything about its requests, or holds, counts, changes or saves what goes through,
     /// says [`Located::Nowhere`], which is always right: the bytes then come here.
     fn locate(&self, range: ByteRange, access: Access) -> Located<'_>;
+
+    /// Makes the requests that wait for a peer fail soon, whoever's they are; those that a device or the
+    /// kernel has are left to it. For users who have given up on a server that does not answer.
+    ///
+    /// A write that fails so may still change the node later, if the server has it already. Later
+    /// requests are served as ever. Filters pass this on to the child that theirs go to. Any thread.
+    fn cancel_in_flight(&self);
 }

@@ -299,13 +299,13 @@ impl BackupDriver {
         }
     }
 
-    /// Lets guests go on without the copy.
-    fn give_up(&self) {
+    /// Lets guests go on without the copy, and waits for no server any more.
+    fn cancel(&self) {
         let exit = match &*self.lock() {
             Stage::Held(held) => held.exit(),
             Stage::Over(_) => return,
         };
-        exit.give_up();
+        exit.cancel();
     }
 
     async fn copy_all(&self, job: &JobContext) -> Result<(), JobError> {
@@ -362,7 +362,7 @@ impl JobDriver for BackupDriver {
             let result = self.copy_all(job).await;
             if job.is_cancelled() {
                 // Not only in clean: the rest of a transaction may take its time until then.
-                self.give_up();
+                self.cancel();
             }
             result
         })

@@ -356,6 +356,10 @@ impl NodeDriver for CopyBeforeWriteNode {
             Access::Write => Located::Nowhere,
         }
     }
+
+    fn cancel_in_flight(&self) {
+        self.source.node().cancel_in_flight();
+    }
 }
 
 #[cfg(test)]

@@ -426,4 +426,8 @@ impl NodeDriver for FaultNode {
     fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
         Located::Nowhere
     }
+
+    fn cancel_in_flight(&self) {
+        self.child.node().cancel_in_flight();
+    }
 }

@@ -487,6 +487,8 @@ impl NodeDriver for FileNode {
     fn locate(&self, range: ByteRange, access: Access) -> Located<'_> {
         self.place(range, access)
     }
+
+    fn cancel_in_flight(&self) {}
 }
 
 #[cfg(test)]

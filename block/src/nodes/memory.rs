@@ -325,4 +325,6 @@ impl NodeDriver for MemoryNode {
     fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
         Located::Nowhere
     }
+
+    fn cancel_in_flight(&self) {}
 }

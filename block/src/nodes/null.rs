@@ -138,4 +138,6 @@ impl NodeDriver for NullNode {
     fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
         Located::Nowhere
     }
+
+    fn cancel_in_flight(&self) {}
 }

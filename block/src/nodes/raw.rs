@@ -140,4 +140,8 @@ impl NodeDriver for RawNode {
             offset_bytes: self.below(range).start(),
         }
     }
+
+    fn cancel_in_flight(&self) {
+        self.child.node().cancel_in_flight();
+    }
 }

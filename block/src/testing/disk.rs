@@ -240,6 +240,8 @@ impl NodeDriver for DiskNode {
     fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
         Located::Nowhere
     }
+
+    fn cancel_in_flight(&self) {}
 }
 
 /// A filter that passes everything on.
@@ -308,6 +310,10 @@ impl NodeDriver for PassNode {
             child: &self.0,
             offset_bytes: range.start(),
         }
+    }
+
+    fn cancel_in_flight(&self) {
+        self.0.node().cancel_in_flight();
     }
 }
 

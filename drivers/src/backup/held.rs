@@ -233,6 +233,13 @@ pub(super) struct Exit {
 }
 
 impl Exit {
+    /// Gives up, and fails what waits for a target's server.
+    pub(super) fn cancel(self) {
+        let target = self.guard.target.clone();
+        self.give_up();
+        target.cancel_in_flight();
+    }
+
     /// Lets guests go on, and keeps others from the target as long as a request may change it. Again has no effect.
     pub(super) fn give_up(self) {
         if !self.cbw.block_copy().is_given_up() {

@@ -313,6 +313,10 @@ impl NodeDriver for HeldHead {
     fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
         Located::Nowhere
     }
+
+    fn cancel_in_flight(&self) {
+        self.child.node().cancel_in_flight();
+    }
 }
 
 #[cfg(test)]
