@@ -12,8 +12,8 @@ use crate::{
 };
 
 pub mod blocker;
+mod change;
 pub mod child;
-mod filter;
 mod home;
 pub mod parent;
 pub mod permission;
@@ -177,40 +177,6 @@ impl Graph {
     #[must_use]
     pub fn drain_waker(&self) -> DrainWaker {
         self.shared.drain_waker.clone()
-    }
-
-    /// Puts `filter`, whose filtered child is `below`, between `below` and its users.
-    ///
-    /// The edges that are [to stay](Attachment::staying), those of the filter itself and those of nodes below the
-    /// filter stay. The others move inside one drained section of `below`, and nothing else is drained: requests that
-    /// wait there go through the filter afterwards. To do more at the same instant, hold a section
-    /// of `below` around this call. Dropping the future changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// Nothing is changed then.
-    ///
-    /// - [`ErrorKind::Invalid`]: `below` is not the filtered child of `filter`, or they differ in length.
-    /// - [`ErrorKind::PermissionConflict`], [`ErrorKind::ReadOnly`]: the users cannot be above the filter, or the
-    ///   filter not beside those that stay.
-    /// - [`ErrorKind::NotFound`]: a node is not in this graph.
-    pub async fn insert_filter(&self, below: &Node, filter: &Node) -> Result<(), BlockError> {
-        filter::insert(&self.shared, below, filter).await
-    }
-
-    /// Makes all users of `filter` users of its filtered child; the filter stays in the graph, unused.
-    ///
-    /// Only `filter` is drained. Dropping the future changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// Nothing is changed then.
-    ///
-    /// - [`ErrorKind::Invalid`]: the node is not a filter.
-    /// - [`ErrorKind::PermissionConflict`], [`ErrorKind::ReadOnly`]: the users cannot be beside those of the child.
-    /// - [`ErrorKind::NotFound`]: the node is not in this graph.
-    pub async fn remove_filter(&self, filter: &Node) -> Result<(), BlockError> {
-        filter::remove(&self.shared, filter).await
     }
 
     /// Makes the context behind `to` the [home](Node::context) of `node`, and of all that cannot be elsewhere: the

@@ -30,9 +30,9 @@
 //! on old edges and on new ones; requests that are inside a node still reach its children.
 //!
 //! **Changes** happen inside a drained section of what they touch, and of nothing else:
-//! [`Graph::insert_filter`] and [`Graph::remove_filter`] move all users of a node at one instant or none. A request
-//! that waited at the gate sees that its edge has moved and goes to the new node, so none is served by the
-//! old node after the switch.
+//! [`Graph::insert_filter`], [`Graph::remove_filter`] and [`Graph::replace_node`] move all users of a node at one
+//! instant or none. A request that waited at the gate sees that its edge has moved and goes to the new node, so none is
+//! served by the old node after the switch.
 //!
 //! **Ownership**: the graph keeps nodes until they are removed; an edge keeps the node below it;
 //! nothing keeps what is above. Locks: see [`graph`]; none is held while a parent, a waker or a node

@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     blocker::{BlockerKey, Blockers, Operation},
-    child::{Attachment, ChildKey, ChildRole, Edge, Placement},
+    child::{Attachment, Child, ChildKey, ChildRole, Edge},
     parent::{Notice, NoticeKind, Parent},
-    permission::{EdgeFacts, Effective, Permission, Table},
+    permission::{EdgeFacts, Effective, Permission, Permissions, Table},
 };
 use crate::{
     error::{BlockError, ErrorKind},
@@ -43,14 +43,6 @@ struct EdgeEntry {
     edge: Arc<Edge>,
     /// Whether the parent was told, or is about to be told, to be quiet because of this edge.
     is_told: bool,
-}
-
-/// A change of the graph that has been found to be possible.
-pub(super) struct Move {
-    edges: Vec<ChildKey>,
-    to: Node,
-    pinned: Vec<NodeId>,
-    effective: Effective,
 }
 
 impl State {
@@ -146,92 +138,38 @@ impl State {
 
     /// Takes an edge out; the caller drops it after it has unlocked.
     pub(super) fn detach(&mut self, key: ChildKey) -> Option<Arc<Edge>> {
+        let edge = self.take_out(key)?;
+        // Fewer users ask for less, so there is nothing to check.
+        let effective = self.table().effective();
+        self.apply(&effective);
+        Some(edge)
+    }
+
+    /// Takes an edge out, which may do nothing from now on; what the others ask for is the caller's to set right.
+    pub(super) fn take_out(&mut self, key: ChildKey) -> Option<Arc<Edge>> {
         let entry = self.edges.remove(&key)?;
         if entry.is_told {
             self.notify(&entry.edge, NoticeKind::End);
         }
-        // Fewer users ask for less, so there is nothing to check.
-        let effective = self.table().effective();
-        self.apply(&effective);
+        entry.edge.set_permissions(Permissions::IDLE);
         Some(entry.edge)
     }
 
-    /// The edges that would move if `filter` were put above `below`, checked.
-    pub(super) fn plan_insertion(&self, below: &Node, filter: &Node) -> Result<Move, BlockError> {
-        self.entry(below)?;
-        self.entry(filter)?;
-        if self.filtered_child(filter).as_ref() != Some(below) {
-            let what = format!(
-                "node '{}' is not a filter of node '{}'",
-                filter.name(),
-                below.name()
-            );
-            return Err(BlockError::new(ErrorKind::Invalid, what));
-        }
-        let moves = |edge: &Edge| {
-            let stays = edge.attachment.placement == Placement::Stays
-                || edge
-                    .owner
-                    .is_some_and(|owner| self.is_below(filter.id(), owner));
-            edge.node() == *below && !stays
-        };
-        let mut pinned = self.pinned();
-        pinned.push(filter.id());
-        self.plan(moves, filter, pinned)
-    }
-
-    /// The edges that would move if `filter` went away, checked.
-    pub(super) fn plan_removal(&self, filter: &Node) -> Result<Move, BlockError> {
-        self.entry(filter)?;
-        let Some(below) = self.filtered_child(filter) else {
-            let what = format!("node '{}' is not a filter", filter.name());
-            return Err(BlockError::new(ErrorKind::Invalid, what));
-        };
-        let mut pinned = self.pinned();
-        pinned.retain(|id| *id != filter.id());
-        self.plan(|edge| edge.node() == *filter, &below, pinned)
-    }
-
-    fn plan(
-        &self,
-        moves: impl Fn(&Edge) -> bool,
-        to: &Node,
-        pinned: Vec<NodeId>,
-    ) -> Result<Move, BlockError> {
-        let moving: Vec<_> = self
-            .edges()
-            .filter(|edge| moves(edge))
-            .map(|e| e.key)
-            .collect();
-        let mut table = self.table();
-        table.pinned.clone_from(&pinned);
-        for edge in &mut table.edges {
-            if moving.contains(&edge.key) {
-                edge.node = to.id();
-            }
-        }
-        Ok(Move {
-            effective: self.resolve(&table)?,
-            edges: moving,
-            to: to.clone(),
-            pinned,
-        })
-    }
-
-    /// Carries a move out. The node that the edges leave is drained, and nothing has changed since the plan.
-    pub(super) fn commit(&mut self, change: &Move) {
-        // Permissions come first: an edge is followed the moment it moves, and the filter must be
-        // allowed to do by then what its new users do. What is taken away here only the drained node needed.
-        self.apply(&change.effective);
-        for entry in self.nodes.values_mut() {
-            entry.is_pinned = change.pinned.contains(&entry.node.id());
-        }
-        for key in &change.edges {
+    /// Makes edges point at another node. What they leave is drained.
+    pub(super) fn point_at(&mut self, keys: &[ChildKey], to: &Node) {
+        for key in keys {
             if let Some(entry) = self.edges.get(key) {
-                entry.edge.point_at(&change.to);
+                entry.edge.point_at(to);
             }
         }
-        self.update_notices(&change.edges);
+        self.update_notices(keys);
+    }
+
+    /// Makes these, and no others, the nodes that ask for their permissions with or without users.
+    pub(super) fn set_pinned(&mut self, pinned: &[NodeId]) {
+        for entry in self.nodes.values_mut() {
+            entry.is_pinned = pinned.contains(&entry.node.id());
+        }
     }
 
     pub(super) fn filtered_child(&self, filter: &Node) -> Option<Node> {
@@ -335,12 +273,23 @@ impl State {
             .ok_or_else(|| not_found(node.name()))
     }
 
-    fn pinned(&self) -> Vec<NodeId> {
+    /// Checks that an edge is one of this graph's.
+    pub(super) fn check_is_here(&self, child: &Child) -> Result<(), BlockError> {
+        let entry = self.edges.get(&child.edge.key);
+        // Another graph may use the same number for another edge.
+        if entry.is_some_and(|entry| Arc::ptr_eq(&entry.edge, &child.edge)) {
+            return Ok(());
+        }
+        let what = format!("{} no longer holds the node", child.edge.attachment.parent);
+        Err(BlockError::new(ErrorKind::NotFound, what).on_node(child.node().name()))
+    }
+
+    pub(super) fn pinned(&self) -> Vec<NodeId> {
         let pinned = self.nodes.values().filter(|entry| entry.is_pinned);
         pinned.map(|entry| entry.node.id()).collect()
     }
 
-    fn table(&self) -> Table {
+    pub(super) fn table(&self) -> Table {
         Table {
             edges: self.edges().map(facts).collect(),
             pinned: self.pinned(),
@@ -348,7 +297,7 @@ impl State {
     }
 
     /// What each edge would ask for, if nobody minds.
-    fn resolve(&self, table: &Table) -> Result<Effective, BlockError> {
+    pub(super) fn resolve(&self, table: &Table) -> Result<Effective, BlockError> {
         let effective = table.effective();
         let writes = [
             Permission::Write,
@@ -373,7 +322,7 @@ impl State {
         node.map_or_else(String::new, |node| node.name().to_owned())
     }
 
-    fn apply(&self, effective: &Effective) {
+    pub(super) fn apply(&self, effective: &Effective) {
         for (key, permissions) in effective {
             if let Some(entry) = self.edges.get(key) {
                 entry.edge.set_permissions(*permissions);
@@ -422,7 +371,7 @@ impl State {
     }
 
     /// Whether `id` is `upper` or can be reached from it.
-    fn is_below(&self, upper: NodeId, id: NodeId) -> bool {
+    pub(super) fn is_below(&self, upper: NodeId, id: NodeId) -> bool {
         let mut owned = self.edges().filter(|edge| edge.owner == Some(upper));
         upper == id || owned.any(|edge| self.is_below(edge.node().id(), id))
     }

@@ -25,6 +25,8 @@ use crate::{
     },
 };
 
+mod replace;
+
 struct World {
     cx: AioContext,
     graph: Graph,
@@ -499,7 +501,7 @@ fn edges_from_below_the_filter_stay() {
         let backing = overlay
             .attach(&w.node, "backing", ChildRole::Cow, reads)
             .unwrap();
-        let overlay = overlay.finish(PassNode(backing));
+        let overlay = overlay.finish(PassNode(Arc::new(backing)));
         let builder = w.graph.build_node(Some("cbw")).unwrap();
         let file = builder
             .attach(&w.node, "file", ChildRole::Filtered, reads)
@@ -507,8 +509,8 @@ fn edges_from_below_the_filter_stay() {
         let target = builder
             .attach(&overlay, "target", ChildRole::Data, reads)
             .unwrap();
-        let target = w.graph.add_node(None, PassNode(target)).unwrap();
-        let filter = builder.finish(PassNode(file));
+        let target = w.graph.add_node(None, PassNode(Arc::new(target))).unwrap();
+        let filter = builder.finish(PassNode(Arc::new(file)));
 
         w.graph.insert_filter(&w.node, &filter).await.unwrap();
 

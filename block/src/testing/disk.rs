@@ -246,7 +246,7 @@ impl NodeDriver for DiskNode {
 
 /// A filter that passes everything on.
 #[derive(Debug)]
-pub(crate) struct PassNode(pub(crate) Child);
+pub(crate) struct PassNode(pub(crate) Arc<Child>);
 
 impl NodeDriver for PassNode {
     fn driver_name(&self) -> &'static str {
@@ -369,7 +369,7 @@ pub(crate) fn pass_over(graph: &Graph, name: &str, below: &Node) -> Node {
     let child = builder
         .attach(below, "file", ChildRole::Filtered, wants)
         .unwrap();
-    builder.finish(PassNode(child))
+    builder.finish(PassNode(Arc::new(child)))
 }
 
 pub(crate) fn context() -> AioContext {
