@@ -1,4 +1,4 @@
-//! What users of the graph know a node by, and the way of a request through it.
+//! What users of the graph know a node by.
 
 use std::{
     borrow::Borrow,
@@ -9,23 +9,23 @@ use std::{
     },
 };
 
-use aio::{AioContext, Handle, IoBuf};
+use aio::Handle;
 use arc_swap::ArcSwapOption;
 
 use crate::{
-    allocation::{AllocationStatus, ByteRange, Extent},
+    allocation::ByteRange,
     error::{BlockError, ErrorKind},
-    gate::{Gate, RequestGuard},
-    latency::{Latencies, NodeLatency, Timed},
-    node_driver::{Limits, NodeDriver, RequestFlags, Transferred, Way},
-    request::{
-        RangeLock,
-        align::{self, Content},
-    },
+    gate::Gate,
+    latency::{Latencies, NodeLatency},
+    node_driver::{Limits, NodeDriver, Way},
+    request::RangeLock,
 };
 
+mod admitted;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use self::admitted::Admitted;
 
 /// One vertex of the graph: a node driver, its entrance and its counters. Cheap to clone; any thread.
 ///
@@ -286,213 +286,4 @@ impl fmt::Debug for Node {
             .field("in_flight", &self.in_flight())
             .finish_non_exhaustive()
     }
-}
-
-/// A request that is inside a node; it leaves when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Admitted(pub(crate) RequestGuard<Node>);
-
-impl Admitted {
-    fn node(&self) -> &Node {
-        self.0.holder()
-    }
-
-    pub(crate) async fn read(self, cx: &AioContext, offset_bytes: u64, buf: IoBuf) -> Transferred {
-        let node = self.node();
-        let _timed = node.inner.latencies.time(cx, Timed::Read);
-        let limits = node.limits();
-        let range = match node.check(&limits, range_of(offset_bytes, &buf)) {
-            Ok(range) if range.is_empty() => return (buf, Ok(Way::Direct)),
-            Ok(range) => range,
-            Err(error) => return (buf, Err(error)),
-        };
-        let (buf, result) = if align::fits(&limits, range) {
-            node.driver().read(cx, offset_bytes, buf).await
-        } else {
-            align::read(node, cx, range, buf).await
-        };
-        let counters = &node.inner.counters;
-        node.count_bytes(&counters.read_bytes, range, &result);
-        (buf, node.finished(&counters.reads, range, result))
-    }
-
-    pub(crate) async fn write(
-        self,
-        cx: &AioContext,
-        offset_bytes: u64,
-        buf: IoBuf,
-        flags: RequestFlags,
-    ) -> Transferred {
-        let node = self.node().clone();
-        let _timed = node.inner.latencies.time(cx, Timed::Write);
-        let limits = node.limits();
-        let range = match node.check_change(&limits, range_of(offset_bytes, &buf)) {
-            Ok(range) if range.is_empty() => return (buf, Ok(Way::Direct)),
-            Ok(range) => range,
-            Err(error) => return (buf, Err(error)),
-        };
-        let (buf, result) = if align::fits(&limits, range) {
-            let _passage = node.changing().pass(range).await;
-            node.driver().write(cx, offset_bytes, buf, flags).await
-        } else {
-            self.write_bounced(cx, range, buf, flags).await
-        };
-        let counters = &node.inner.counters;
-        node.count_bytes(&counters.written_bytes, range, &result);
-        (buf, node.finished(&counters.writes, range, result))
-    }
-
-    /// A write that needs a second buffer.
-    ///
-    /// It runs as a task of its own: an abandoned write may land late, and one that carries its
-    /// neighbours' bytes along would then undo what they have written since.
-    async fn write_bounced(
-        self,
-        cx: &AioContext,
-        range: ByteRange,
-        buf: IoBuf,
-        flags: RequestFlags,
-    ) -> Transferred {
-        let context = cx.clone();
-        cx.spawn(async move {
-            let node = self.node();
-            let _passage = self.pass_or_serialise(range).await;
-            let written = align::rewrite(node, &context, range, Content::Bytes(&buf), flags).await;
-            (buf, written.map(|()| Way::Bounced))
-        })
-        .await
-    }
-
-    async fn pass_or_serialise(&self, range: ByteRange) -> crate::request::Passage<'_> {
-        let limits = self.node().limits();
-        let changing = self.node().changing();
-        if align::is_aligned(&limits, range) {
-            changing.pass(range).await
-        } else {
-            changing.serialise(align::outer(&limits, range)).await
-        }
-    }
-
-    pub(crate) async fn write_zeroes(
-        self,
-        cx: &AioContext,
-        range: ByteRange,
-        flags: RequestFlags,
-    ) -> Result<(), BlockError> {
-        let node = self.node().clone();
-        let _timed = node.inner.latencies.time(cx, Timed::Write);
-        let limits = node.limits();
-        if node.check_change(&limits, Some(range))?.is_empty() {
-            return Ok(());
-        }
-        let result = if align::is_aligned(&limits, range) {
-            let _passage = node.changing().pass(range).await;
-            zero_aligned(&node, cx, range, flags).await
-        } else if flags.no_fallback {
-            Err(BlockError::new(
-                ErrorKind::Unsupported,
-                "zeroes at unaligned edges must be written",
-            ))
-        } else {
-            let context = cx.clone();
-            let zeroing = async move { self.zero_unaligned(&context, range, flags).await };
-            cx.spawn(zeroing).await
-        };
-        if result.is_ok() {
-            let bytes = &node.inner.counters.written_bytes;
-            bytes.fetch_add(range.len(), Relaxed);
-        }
-        node.finished(&node.inner.counters.writes, range, result)
-    }
-
-    /// Zeroes the aligned middle by the node driver's own means, and rewrites both edges.
-    async fn zero_unaligned(
-        &self,
-        cx: &AioContext,
-        range: ByteRange,
-        flags: RequestFlags,
-    ) -> Result<(), BlockError> {
-        let node = self.node();
-        let _passage = self.pass_or_serialise(range).await;
-        let middle = align::inner(&node.limits(), range);
-        if middle.is_empty() {
-            return align::rewrite(node, cx, range, Content::Zeroes, flags).await;
-        }
-        zero_aligned(node, cx, middle, flags).await?;
-        let head = ByteRange::between(range.start(), middle.start());
-        let tail = ByteRange::between(middle.end(), range.end());
-        for edge in [head, tail] {
-            align::rewrite(node, cx, edge, Content::Zeroes, flags).await?;
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn discard(self, cx: &AioContext, range: ByteRange) -> Result<(), BlockError> {
-        let node = self.node();
-        let limits = node.limits();
-        let range = node.check_change(&limits, Some(range))?;
-        // Never more than was asked: a block that is given up in part is not given up.
-        let whole = align::inner(&limits, range);
-        if whole.is_empty() {
-            return Ok(());
-        }
-        let _passage = node.changing().pass(whole).await;
-        let result = node.driver().discard(cx, whole).await;
-        node.finished(&node.inner.counters.discards, range, result)
-    }
-
-    pub(crate) async fn flush(self, cx: &AioContext) -> Result<(), BlockError> {
-        let node = self.node();
-        let _timed = node.inner.latencies.time(cx, Timed::Flush);
-        let counters = &node.inner.counters;
-        match node.driver().flush(cx).await {
-            Ok(()) => {
-                counters.flushes.fetch_add(1, Relaxed);
-                Ok(())
-            }
-            Err(error) => {
-                counters.errors.fetch_add(1, Relaxed);
-                Err(error.on_node(node.name()))
-            }
-        }
-    }
-
-    pub(crate) async fn extent(
-        self,
-        cx: &AioContext,
-        range: ByteRange,
-    ) -> Result<Extent, BlockError> {
-        let node = self.node();
-        let limits = node.limits();
-        let range = node.check(&limits, Some(range))?;
-        if range.is_empty() {
-            return Ok(Extent {
-                len_bytes: 0,
-                status: AllocationStatus::Data,
-            });
-        }
-        let outer = align::outer(&limits, range);
-        let result = node.driver().extent(cx, outer).await;
-        let extent = result.map_err(|error| error.on_node(node.name()).at(range))?;
-        Ok(align::cut_extent(extent, outer, range, &limits))
-    }
-}
-
-/// Zeroes an aligned range: by the node driver's own means or, where that is allowed, by writing zeroes.
-async fn zero_aligned(
-    node: &Node,
-    cx: &AioContext,
-    range: ByteRange,
-    flags: RequestFlags,
-) -> Result<(), BlockError> {
-    match node.driver().write_zeroes(cx, range, flags).await {
-        Err(error) if error.kind() == ErrorKind::Unsupported && !flags.no_fallback => {
-            align::rewrite(node, cx, range, Content::Zeroes, flags).await
-        }
-        result => result,
-    }
-}
-
-fn range_of(offset_bytes: u64, buf: &IoBuf) -> Option<ByteRange> {
-    ByteRange::new(offset_bytes, u64::try_from(buf.len()).ok()?)
 }
