@@ -13,6 +13,10 @@ mod tests;
 /// Bits of one word.
 const WORD_BITS: u64 = 64;
 
+/// Most words that a bitmap may have, 4 GiB of them: the system grants more memory than there is, and a process that
+/// then uses it is killed.
+const WORDS_MAX: u64 = (4 << 30) / 8;
+
 /// Which bytes of a node may have changed, in units of a granularity.
 ///
 /// Setting rounds outward, since a granule that changed in part has changed.
@@ -35,23 +39,54 @@ impl DirtyBitmap {
     /// # Errors
     ///
     /// - [`ErrorKind::Invalid`]: the granularity is not a power of two of at least 512 that fits 32 bits.
-    /// - [`ErrorKind::NoSpace`]: there is no memory for that many bits.
+    /// - [`ErrorKind::NoSpace`]: there is no memory for that many bits, or they take more than 4 GiB.
     pub fn new(len_bytes: u64, granularity_bytes: u64) -> Result<Self, BlockError> {
-        let fits = granularity_bytes >= Self::GRANULARITY_BYTES_MIN
-            && u32::try_from(granularity_bytes).is_ok();
-        if !fits || !granularity_bytes.is_power_of_two() {
-            return Err(BlockError::new(
-                ErrorKind::Invalid,
-                "granularity must be a power of two of at least 512 bytes",
-            ));
-        }
+        Self::check_granularity(granularity_bytes)?;
         let granules = len_bytes.div_ceil(granularity_bytes);
+        let mut words = Vec::new();
+        resize_words(&mut words, granules.div_ceil(WORD_BITS))?;
         Ok(Self {
-            words: zeroed_words(granules.div_ceil(WORD_BITS))?,
+            words,
             len_bytes,
             granularity_bytes,
             dirty_granules: 0,
         })
+    }
+
+    /// A clean bitmap of the same length and granularity.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoSpace`]: there is no memory for that many bits.
+    pub fn new_like(&self) -> Result<Self, BlockError> {
+        Self::new(self.len_bytes, self.granularity_bytes)
+    }
+
+    /// The same bitmap once more, where [`Clone`] would end the process if there is no memory for it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoSpace`]: there is no memory for that many bits.
+    pub fn try_clone(&self) -> Result<Self, BlockError> {
+        let mut copy = self.new_like()?;
+        copy.words.copy_from_slice(&self.words);
+        copy.dirty_granules = self.dirty_granules;
+        Ok(copy)
+    }
+
+    /// Checks that bits may stand for so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`]: this is not a power of two from 512 up to 2^31.
+    pub fn check_granularity(granularity_bytes: u64) -> Result<(), BlockError> {
+        let fits = granularity_bytes >= Self::GRANULARITY_BYTES_MIN
+            && u32::try_from(granularity_bytes).is_ok();
+        if fits && granularity_bytes.is_power_of_two() {
+            return Ok(());
+        }
+        let what = "Granularity must be power of 2 and at least 512";
+        Err(BlockError::new(ErrorKind::Invalid, what))
     }
 
     /// Length in bytes of what the bitmap describes.
@@ -122,6 +157,29 @@ impl DirtyBitmap {
         (before - self.dirty_granules) * self.granularity_bytes
     }
 
+    /// Marks everything as clean.
+    pub fn clear_all(&mut self) {
+        self.clear(ByteRange::between(0, self.len_bytes));
+    }
+
+    /// Makes the bitmap as long as `len_bytes`: what is new is clean, and what is past the end is forgotten.
+    ///
+    /// A dirty granule that the old end cut stays dirty as a whole. To shrink never fails.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoSpace`]: there is no memory for that many bits; nothing has changed.
+    pub fn truncate(&mut self, len_bytes: u64) -> Result<(), BlockError> {
+        let start = len_bytes.next_multiple_of(self.granularity_bytes);
+        if start < self.len_bytes {
+            self.clear(ByteRange::between(start, self.len_bytes));
+        }
+        let granules = len_bytes.div_ceil(self.granularity_bytes);
+        resize_words(&mut self.words, granules.div_ceil(WORD_BITS))?;
+        self.len_bytes = len_bytes;
+        Ok(())
+    }
+
     /// Whether the granule that holds the byte at `offset_bytes` is dirty; `false` past the end.
     #[must_use]
     pub fn is_dirty(&self, offset_bytes: u64) -> bool {
@@ -163,7 +221,8 @@ impl DirtyBitmap {
             return Err(BlockError::new(
                 ErrorKind::Invalid,
                 format!(
-                    "bitmaps of {} and {} bytes cannot be merged",
+                    "Bitmaps are of different sizes (destination size is {}, source size is {}) \
+                     and can't be merged",
                     self.len_bytes, source.len_bytes
                 ),
             ));
@@ -257,12 +316,16 @@ fn to_u64(index: usize) -> u64 {
     u64::try_from(index).expect("a usize fits 64 bits")
 }
 
-/// Zeroed words, or an error where a plain allocation would abort the process.
-fn zeroed_words(count: u64) -> Result<Vec<u64>, BlockError> {
+/// So many words, the new ones zero, or an error where a plain allocation would abort the process.
+fn resize_words(words: &mut Vec<u64>, count: u64) -> Result<(), BlockError> {
     let too_big = || BlockError::new(ErrorKind::NoSpace, "no memory for a bitmap of this size");
+    if count > WORDS_MAX {
+        return Err(too_big());
+    }
     let count = usize::try_from(count).map_err(|_| too_big())?;
-    let mut words = Vec::new();
-    words.try_reserve_exact(count).map_err(|_| too_big())?;
+    let more = count.saturating_sub(words.len());
+    words.try_reserve_exact(more).map_err(|_| too_big())?;
     words.resize(count, 0);
-    Ok(words)
+    words.shrink_to_fit();
+    Ok(())
 }

@@ -41,6 +41,7 @@
 #![forbid(unsafe_code)]
 
 pub mod allocation;
+pub mod bitmap;
 pub mod copy;
 pub mod dirty_bitmap;
 pub mod drain;
@@ -58,6 +59,7 @@ mod wait;
 mod testing;
 
 pub use allocation::{AllocationStatus, ByteRange, Extent};
+pub use bitmap::{Bitmap, BitmapInfo, BitmapOptions, NodeBitmaps};
 pub use dirty_bitmap::DirtyBitmap;
 pub use drain::DrainedSection;
 pub use error::{BlockError, ErrorKind};

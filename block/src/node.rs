@@ -14,6 +14,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::{
     allocation::ByteRange,
+    bitmap::Table,
     error::{BlockError, ErrorKind},
     gate::Gate,
     latency::{Latencies, NodeLatency},
@@ -42,6 +43,7 @@ pub(crate) struct Inner {
     read_only: bool,
     gate: Gate,
     changing: RangeLock,
+    pub(crate) bitmaps: Table,
     counters: Counters,
     latencies: Latencies,
     context: ArcSwapOption<Handle>,
@@ -101,6 +103,7 @@ impl Node {
                 read_only,
                 gate: Gate::default(),
                 changing: RangeLock::default(),
+                bitmaps: Table::default(),
                 counters: Counters::default(),
                 latencies: Latencies::default(),
                 context: ArcSwapOption::empty(),

@@ -323,7 +323,7 @@ impl Child {
             let here = node.clone();
             let wanted = || self.edge.points_at(&here);
             if let Some(guard) = RequestGuard::enter_if(node, wanted).await {
-                return Admitted(guard);
+                return Admitted::new(guard);
             }
         }
     }

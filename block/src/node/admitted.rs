@@ -16,11 +16,22 @@ use crate::{
 
 /// A request that is inside a node; it leaves when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Admitted(pub(crate) RequestGuard<Node>);
+pub(crate) struct Admitted {
+    /// What the request may change, until it ends.
+    changing: Option<ByteRange>,
+    guard: RequestGuard<Node>,
+}
 
 impl Admitted {
+    pub(crate) fn new(guard: RequestGuard<Node>) -> Self {
+        Self {
+            changing: None,
+            guard,
+        }
+    }
+
     fn node(&self) -> &Node {
-        self.0.holder()
+        self.guard.holder()
     }
 
     pub(crate) async fn read(self, cx: &AioContext, offset_bytes: u64, buf: IoBuf) -> Transferred {
@@ -43,7 +54,7 @@ impl Admitted {
     }
 
     pub(crate) async fn write(
-        self,
+        mut self,
         cx: &AioContext,
         offset_bytes: u64,
         buf: IoBuf,
@@ -57,6 +68,7 @@ impl Admitted {
             Ok(range) => range,
             Err(error) => return (buf, Err(error)),
         };
+        self.changing = Some(range);
         let (buf, result) = if align::fits(&limits, range) {
             let _passage = node.changing().pass(range).await;
             node.driver().write(cx, offset_bytes, buf, flags).await
@@ -100,7 +112,7 @@ impl Admitted {
     }
 
     pub(crate) async fn write_zeroes(
-        self,
+        mut self,
         cx: &AioContext,
         range: ByteRange,
         flags: RequestFlags,
@@ -111,6 +123,7 @@ impl Admitted {
         if node.check_change(&limits, Some(range))?.is_empty() {
             return Ok(());
         }
+        self.changing = Some(range);
         let result = if align::is_aligned(&limits, range) {
             let _passage = node.changing().pass(range).await;
             zero_aligned(&node, cx, range, flags).await
@@ -153,8 +166,12 @@ impl Admitted {
         Ok(())
     }
 
-    pub(crate) async fn discard(self, cx: &AioContext, range: ByteRange) -> Result<(), BlockError> {
-        let node = self.node();
+    pub(crate) async fn discard(
+        mut self,
+        cx: &AioContext,
+        range: ByteRange,
+    ) -> Result<(), BlockError> {
+        let node = self.node().clone();
         let limits = node.limits();
         let range = node.check_change(&limits, Some(range))?;
         // Never more than was asked: a block that is given up in part is not given up.
@@ -162,6 +179,7 @@ impl Admitted {
         if whole.is_empty() {
             return Ok(());
         }
+        self.changing = Some(whole);
         let _passage = node.changing().pass(whole).await;
         let result = node.driver().discard(cx, whole).await;
         node.finished(&node.inner.counters.discards, range, result)
@@ -201,6 +219,16 @@ impl Admitted {
         let result = node.driver().extent(cx, outer).await;
         let extent = result.map_err(|error| error.on_node(node.name()).at(range))?;
         Ok(align::cut_extent(extent, outer, range, &limits))
+    }
+}
+
+impl Drop for Admitted {
+    /// Marks what the request may have changed: it has ended, well or not, or is abandoned. The request is still
+    /// inside, so that a drain that waits for it returns later.
+    fn drop(&mut self) {
+        if let Some(range) = self.changing {
+            self.node().inner.bitmaps.mark(range);
+        }
     }
 }
 
