@@ -14,17 +14,19 @@
 //! source waits until it is copied ([`BlockCopy::ensure_copied`]). So each cluster is read at a time
 //! when nobody has changed it since the copy began.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, Weak},
 };
 
 use aio::AioContext;
 
 use crate::{
-    allocation::ByteRange,
+    allocation::{AllocationStatus, ByteRange},
+    dirty_bitmap::DirtyBitmap,
     error::{BlockError, ErrorKind},
     graph::child::Child,
+    node_driver::Limits,
 };
 
 mod edge;
@@ -33,8 +35,9 @@ mod mover;
 mod report;
 
 pub use edge::{CopyEdge, Keeper};
-pub use ledger::Claim;
+pub use ledger::{Claim, CopyProgress};
 use ledger::{Ledger, Step};
+use mover::Layers;
 pub(crate) use mover::Mover;
 pub use report::{CopyClass, CopyCounters, CopyError, CopySide, Outcome};
 
@@ -42,6 +45,10 @@ pub use report::{CopyClass, CopyCounters, CopyError, CopySide, Outcome};
 pub const CLUSTER_BYTES_MIN: u64 = 64 << 10;
 /// Most data that one claim holds on to, unless a single cluster is larger.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// Most bytes of buffers of one copy, unless it is told otherwise.
+pub const BUFFER_BYTES_MAX: u64 = 64 << 20;
+/// Longest area that a scan looks at, and keeps guests from, at a time.
+const SCAN_BYTES: u64 = 1 << 30;
 
 /// What is known of the target before the copy begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,14 +60,62 @@ pub enum TargetContent {
     Zero,
 }
 
-/// How to copy.
+/// What is to copy when the copy begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum InitialSet {
+    /// Everything.
+    #[default]
+    All,
+    /// What the source has itself, and not what it reads from its backing child.
+    ///
+    /// Everything counts as to copy at first. What turns out not to be the source's own is dropped when somebody
+    /// wants to copy it, or when a [scan](BlockCopy::scan) comes there.
+    Top,
+    /// The clusters that these bits touch; the rest is neither copied nor saved for guests.
+    Bitmap(DirtyBitmap),
+}
+
+/// What becomes of the source's bytes once the target has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceAfter {
+    /// They stay.
+    #[default]
+    Kept,
+    /// They are discarded. For a source that is read for this copy alone: a snapshot in a scratch node.
+    Discarded,
+}
+
+/// How to copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyOptions {
     /// Lower bound of the cluster size in bytes, a power of two; zero for none of its own.
     pub cluster_bytes_min: u64,
     /// What is known of the target.
     pub target_content: TargetContent,
+    /// What is to copy.
+    pub initial: InitialSet,
+    /// What becomes of the source's bytes.
+    pub source_after: SourceAfter,
+    /// Most bytes of buffers at any time, but one buffer at least.
+    pub buffer_bytes_max: u64,
 }
+
+impl Default for CopyOptions {
+    /// All of it, to a target of which nothing is known, with buffers of 64 MiB at most.
+    fn default() -> Self {
+        Self {
+            cluster_bytes_min: 0,
+            target_content: TargetContent::default(),
+            initial: InitialSet::default(),
+            source_after: SourceAfter::default(),
+            buffer_bytes_max: BUFFER_BYTES_MAX,
+        }
+    }
+}
+
+/// Hears of bytes that were copied because a guest wants to overwrite them: how many, and when by the context's clock
+/// in nanoseconds. Any thread; no lock is held.
+pub type SavedBytes = dyn Fn(u64, u64) + Send + Sync;
 
 /// The shared state of one point-in-time copy from one node to another of the same length.
 ///
@@ -68,14 +123,23 @@ pub struct CopyOptions {
 ///
 /// A copy that is no longer wanted is [given up](Self::give_up), since requests that never return cannot
 /// be waited for.
-#[derive(Debug)]
 pub struct BlockCopy {
     mover: Mover,
     ledger: Arc<Ledger>,
-    done_bytes: AtomicU64,
+    source_after: SourceAfter,
+    saved: OnceLock<Weak<SavedBytes>>,
 }
 
 impl BlockCopy {
+    /// The unit in which these two nodes would be copied: as large as 64 KiB, as `cluster_bytes_min` and as what the
+    /// target allocates at a time.
+    #[must_use]
+    pub fn cluster_bytes_for(target: &Limits, cluster_bytes_min: u64) -> u64 {
+        CLUSTER_BYTES_MIN
+            .max(cluster_bytes_min)
+            .max(target.cluster_bytes.map_or(0, u64::from))
+    }
+
     /// A copy of which everything is still to do. Moves no data yet.
     ///
     /// Both edges should already have their permissions: reading the source, writing the target,
@@ -83,19 +147,24 @@ impl BlockCopy {
     ///
     /// # Errors
     ///
-    /// - [`Invalid`](ErrorKind::Invalid): the nodes differ in length, or the cluster size is no power
-    ///   of two or too large.
+    /// - [`Invalid`](ErrorKind::Invalid): the nodes differ in length, the cluster size is no power
+    ///   of two or too large, or the bitmap is of another length.
     /// - [`NoSpace`](ErrorKind::NoSpace): there is no memory for one bit per cluster.
     pub fn new(source: Child, target: Child, options: CopyOptions) -> Result<Self, BlockError> {
-        let cluster_bytes = CLUSTER_BYTES_MIN
-            .max(options.cluster_bytes_min)
-            .max(target.limits().cluster_bytes.map_or(0, u64::from));
+        let cluster_bytes = Self::cluster_bytes_for(&target.limits(), options.cluster_bytes_min);
         let mover = Mover::new(source, target, cluster_bytes, options.target_content)?;
-        let ledger = Ledger::new(mover.len_bytes(), cluster_bytes)?;
+        let (layers, set) = match &options.initial {
+            InitialSet::All => (Layers::All, None),
+            InitialSet::Top => (Layers::Top, None),
+            InitialSet::Bitmap(set) => (Layers::All, Some(set)),
+        };
+        let ledger = Ledger::new(mover.len_bytes(), cluster_bytes, set)?;
+        let mover = mover.with_layers(layers);
         Ok(Self {
-            mover,
+            mover: mover.with_buffers(options.buffer_bytes_max),
             ledger: Arc::new(ledger),
-            done_bytes: AtomicU64::new(0),
+            source_after: options.source_after,
+            saved: OnceLock::new(),
         })
     }
 
@@ -149,10 +218,28 @@ impl BlockCopy {
         self.ledger.cluster_bytes()
     }
 
-    /// Bytes copied, zeroed or skipped for good; the length of the nodes when all is done.
+    /// Bytes copied, zeroed or skipped for good; all that was to copy, when all is done.
     #[must_use]
     pub fn done_bytes(&self) -> u64 {
-        self.done_bytes.load(Ordering::Acquire)
+        self.progress().done_bytes
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> CopyProgress {
+        self.ledger.progress()
+    }
+
+    /// What is still to copy, or in flight, now: a bitmap with a bit per cluster.
+    #[must_use]
+    pub fn uncopied(&self) -> DirtyBitmap {
+        self.ledger.uncopied()
+    }
+
+    /// Tells `saved`, as long as it lives, of all bytes that are copied for guests from now on. The first call counts.
+    pub fn tell_saved(&self, saved: &Arc<SavedBytes>) {
+        // Whoever came first keeps his place.
+        drop(self.saved.set(Arc::downgrade(saved)));
     }
 
     /// Whether nothing is to copy and nothing in flight.
@@ -195,9 +282,43 @@ impl BlockCopy {
         claim.keep(len_bytes);
         let range = claim.range();
         let class = self.mover.equalise(cx, range, found).await?;
-        self.done_bytes.fetch_add(range.len(), Ordering::AcqRel);
-        claim.finish();
+        if class == CopyClass::Unallocated {
+            claim.leave_out();
+        } else {
+            if self.source_after == SourceAfter::Discarded {
+                // Before anybody may write there again.
+                self.mover.discard_source(cx, range).await;
+            }
+            claim.finish();
+        }
         Ok(Outcome { range, class })
+    }
+
+    /// Looks at the first area from `from_bytes` on that is still to copy, and drops what is not the source's own,
+    /// in a copy of the [top layer](InitialSet::Top). Returns where to look next; `None` at the end.
+    ///
+    /// Guests that want to write there wait for the look. Advice that cannot be had ends the scan: whoever copies asks
+    /// again.
+    pub async fn scan(&self, cx: &AioContext, from_bytes: u64) -> Option<u64> {
+        let rest = ByteRange::between(from_bytes, self.len_bytes());
+        let mut claim = self.claim(rest, SCAN_BYTES)?;
+        let range = claim.range();
+        let extent = self.source()?.extent(cx, range).await.ok()?;
+        let (unit, len) = (self.cluster_bytes(), extent.len_bytes.min(range.len()));
+        if extent.status != AllocationStatus::Unallocated {
+            return Some((range.start() + len).next_multiple_of(unit));
+        }
+        let whole = if len == range.len() {
+            len
+        } else {
+            len / unit * unit
+        };
+        if whole > 0 {
+            claim.keep(whole);
+            claim.leave_out();
+        }
+        // A cluster that is unallocated in part is copied.
+        Some(range.start() + whole.max(unit))
     }
 
     /// Waits until nothing in `range`, rounded to clusters, is still to copy or in flight, and copies
@@ -214,10 +335,20 @@ impl BlockCopy {
             match self.ledger.next_step(range) {
                 Step::Done => return Ok(()),
                 Step::Copy(claim) => {
-                    self.copy(cx, claim).await?;
+                    let outcome = self.copy(cx, claim).await?;
+                    self.note_saved(cx, outcome);
                 }
                 Step::Wait(landed) => landed.await,
             }
+        }
+    }
+
+    fn note_saved(&self, cx: &AioContext, outcome: Outcome) {
+        let is_moved = matches!(outcome.class, CopyClass::Copied(_));
+        if let Some(saved) = self.saved.get().and_then(Weak::upgrade)
+            && is_moved
+        {
+            saved(outcome.range.len(), cx.now_ns());
         }
     }
 
@@ -236,6 +367,15 @@ impl BlockCopy {
     #[must_use]
     pub fn needs_copy(&self, range: ByteRange) -> bool {
         self.ledger.has_uncopied(range)
+    }
+}
+
+impl fmt::Debug for BlockCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockCopy")
+            .field("mover", &self.mover)
+            .field("ledger", &self.ledger)
+            .finish_non_exhaustive()
     }
 }
 

@@ -293,7 +293,7 @@ impl State {
             // A run of zeroes that filled its claim may go on: look further next time.
             Ok(Outcome {
                 range,
-                class: CopyClass::Zero | CopyClass::Skipped,
+                class: CopyClass::Zero | CopyClass::Skipped | CopyClass::Unallocated,
             }) => self.zero_hunt_bytes = range.len().saturating_mul(4).min(ZERO_CLAIM_BYTES_MAX),
             Ok(Outcome {
                 range,

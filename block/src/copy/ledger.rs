@@ -7,7 +7,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::{allocation::ByteRange, dirty_bitmap::DirtyBitmap, error::BlockError};
+use crate::{
+    allocation::ByteRange,
+    dirty_bitmap::DirtyBitmap,
+    error::{BlockError, ErrorKind},
+};
 
 /// The state of every cluster. Its lock is held for look-ups only, never over an `await`.
 #[derive(Debug)]
@@ -25,6 +29,26 @@ struct State {
     /// Short: one entry per request that copies now.
     in_flight: Vec<InFlight>,
     next_id: u64,
+    copied_bytes: u64,
+}
+
+/// How far a copy is, in bytes, all from one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyProgress {
+    /// Copied, zeroed or skipped for good.
+    pub done_bytes: u64,
+    /// To copy or in flight.
+    pub remaining_bytes: u64,
+}
+
+/// How a claim ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClaimEnd {
+    /// Back to be copied.
+    GivenBack,
+    Copied,
+    /// Not to be copied at all.
+    Dropped,
 }
 
 #[derive(Debug)]
@@ -45,10 +69,17 @@ pub(super) enum Step {
 }
 
 impl Ledger {
-    /// Everything is to copy.
-    pub(super) fn new(len_bytes: u64, cluster_bytes: u64) -> Result<Self, BlockError> {
+    /// The clusters of `set`, which is of the same length, are to copy; without one, all are.
+    pub(super) fn new(
+        len_bytes: u64,
+        cluster_bytes: u64,
+        set: Option<&DirtyBitmap>,
+    ) -> Result<Self, BlockError> {
         let mut to_copy = DirtyBitmap::new(len_bytes, cluster_bytes)?;
-        to_copy.set(ByteRange::between(0, len_bytes));
+        match set {
+            None => to_copy.set(ByteRange::between(0, len_bytes)),
+            Some(set) => set_areas(&mut to_copy, set)?,
+        };
         Ok(Self {
             len_bytes,
             cluster_bytes,
@@ -57,6 +88,7 @@ impl Ledger {
                 first_to_copy_bytes: 0,
                 in_flight: Vec::new(),
                 next_id: 0,
+                copied_bytes: 0,
             }),
         })
     }
@@ -68,6 +100,29 @@ impl Ledger {
     pub(super) fn is_complete(&self) -> bool {
         let state = self.lock();
         state.to_copy.is_clean() && state.in_flight.is_empty()
+    }
+
+    pub(super) fn progress(&self) -> CopyProgress {
+        let state = self.lock();
+        let flying: u64 = state.in_flight.iter().map(|entry| entry.range.len()).sum();
+        // The last cluster counts whole in the bitmap.
+        let cut = self.len_bytes.next_multiple_of(self.cluster_bytes) - self.len_bytes;
+        let has_last = cut > 0 && state.to_copy.is_dirty(self.len_bytes - 1);
+        let to_copy = state.to_copy.count_bytes() - if has_last { cut } else { 0 };
+        CopyProgress {
+            done_bytes: state.copied_bytes,
+            remaining_bytes: to_copy + flying,
+        }
+    }
+
+    /// What is to copy or in flight, as one bitmap.
+    pub(super) fn uncopied(&self) -> DirtyBitmap {
+        let state = self.lock();
+        let mut uncopied = state.to_copy.clone();
+        for entry in &state.in_flight {
+            uncopied.set(entry.range);
+        }
+        uncopied
     }
 
     /// Moves the first area to copy in `limit` to "in flight".
@@ -122,7 +177,7 @@ impl Ledger {
             id,
             range,
             data_bytes_max: u64::MAX,
-            is_copied: false,
+            end: ClaimEnd::GivenBack,
         })
     }
 
@@ -138,6 +193,21 @@ impl Ledger {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Sets all that is dirty in `set`, rounded outward.
+fn set_areas(bits: &mut DirtyBitmap, set: &DirtyBitmap) -> Result<u64, BlockError> {
+    if set.len_bytes() != bits.len_bytes() {
+        let text = "the set of a copy is as long as its source";
+        return Err(BlockError::new(ErrorKind::Invalid, text));
+    }
+    let mut at = 0;
+    let mut changed = 0;
+    while let Some(area) = set.next_dirty_area(at, u64::MAX) {
+        changed += bits.set(area);
+        at = area.end();
+    }
+    Ok(changed)
 }
 
 impl State {
@@ -201,7 +271,7 @@ pub struct Claim {
     id: u64,
     range: ByteRange,
     data_bytes_max: u64,
-    is_copied: bool,
+    end: ClaimEnd,
 }
 
 impl Claim {
@@ -248,15 +318,22 @@ impl Claim {
 
     /// All of it is copied.
     pub(super) fn finish(mut self) {
-        self.is_copied = true;
+        self.end = ClaimEnd::Copied;
+    }
+
+    /// None of it is to be copied after all.
+    pub(super) fn leave_out(mut self) {
+        self.end = ClaimEnd::Dropped;
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut state = self.ledger.lock();
-        if !self.is_copied {
-            state.give_back(self.range);
+        match self.end {
+            ClaimEnd::GivenBack => state.give_back(self.range),
+            ClaimEnd::Copied => state.copied_bytes += self.range.len(),
+            ClaimEnd::Dropped => {}
         }
         let waiters = state.land(self.id);
         drop(state);

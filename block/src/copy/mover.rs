@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use aio::{AioContext, IoBuf};
+use aio::{AioContext, ByteSemaphore, IoBuf};
 
 use super::{
-    CHUNK_BYTES, CopyClass, CopyCounters, CopyEdge, CopyError, CopySide, Keeper, TargetContent,
+    BUFFER_BYTES_MAX, CHUNK_BYTES, CopyClass, CopyCounters, CopyEdge, CopyError, CopySide, Keeper,
+    TargetContent,
     edge::Held,
     given_up,
     report::{Counters, Tally},
@@ -28,7 +29,20 @@ pub(crate) struct Mover {
     unit_bytes: u64,
     /// Most bytes of one read and write.
     piece_bytes: u64,
+    layers: Layers,
+    /// What buffers may take, all together.
+    buffers: ByteSemaphore,
     counters: Counters,
+}
+
+/// Which bytes of the source count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Layers {
+    /// All that a reader sees.
+    #[default]
+    All,
+    /// What the source has itself, and not what it reads from its backing child.
+    Top,
 }
 
 /// What an area begins with.
@@ -36,6 +50,8 @@ pub(crate) struct Mover {
 pub(crate) enum Found {
     Data,
     Zero,
+    /// Nothing of the source's own, and only that counts.
+    Unallocated,
 }
 
 impl Mover {
@@ -64,8 +80,22 @@ impl Mover {
             len_bytes: from.len_bytes,
             unit_bytes,
             piece_bytes: piece_bytes.max(u64::from(align)),
+            layers: Layers::default(),
+            buffers: ByteSemaphore::new(BUFFER_BYTES_MAX),
             counters: Counters::default(),
         })
+    }
+
+    /// The same, of which only these layers count.
+    pub(crate) fn with_layers(self, layers: Layers) -> Self {
+        Self { layers, ..self }
+    }
+
+    /// The same, whose buffers take at most `bytes` all together, but one piece at least.
+    pub(crate) fn with_buffers(self, bytes: u64) -> Self {
+        let bytes = bytes.clamp(self.piece_bytes, i64::MAX.unsigned_abs());
+        let buffers = ByteSemaphore::new(bytes);
+        Self { buffers, ..self }
     }
 
     /// The edge that is read, unless the copy was given up.
@@ -120,23 +150,36 @@ impl Mover {
         let one_unit = (Found::Data, unit);
         let extent = self.to_read()?.extent(cx, range).await;
         Ok(match extent {
-            Ok(extent) if extent.status == AllocationStatus::Zero => {
-                if extent.len_bytes >= range.len() {
-                    (Found::Zero, range.len())
-                } else if extent.len_bytes >= unit {
-                    (Found::Zero, extent.len_bytes / unit * unit)
-                } else {
-                    one_unit
+            Ok(extent) => match self.found(extent.status) {
+                Found::Data => {
+                    let whole = extent.len_bytes.div_ceil(unit).saturating_mul(unit);
+                    let most = data_bytes_max.min(self.chunk_bytes()) / unit * unit;
+                    (Found::Data, whole.clamp(unit, most.max(unit)))
                 }
-            }
-            Ok(extent) => {
-                let whole = extent.len_bytes.div_ceil(unit).saturating_mul(unit);
-                let most = data_bytes_max.min(self.chunk_bytes()) / unit * unit;
-                (Found::Data, whole.clamp(unit, most.max(unit)))
-            }
+                found if extent.len_bytes >= range.len() => (found, range.len()),
+                found if extent.len_bytes >= unit => (found, extent.len_bytes / unit * unit),
+                Found::Zero | Found::Unallocated => one_unit,
+            },
             // The extents are advice. If the bytes cannot be read either, reading them will tell.
             Err(_) => one_unit,
         })
+    }
+
+    fn found(&self, status: AllocationStatus) -> Found {
+        match (status, self.layers) {
+            (AllocationStatus::Zero, _) => Found::Zero,
+            (AllocationStatus::Unallocated, Layers::Top) => Found::Unallocated,
+            (AllocationStatus::Data | AllocationStatus::Unallocated, _) => Found::Data,
+        }
+    }
+
+    /// Gives up `range` of the source, which the target has.
+    ///
+    /// That is to save space, so that it does no harm if it fails.
+    pub(crate) async fn discard_source(&self, cx: &AioContext, range: ByteRange) {
+        if let Some(source) = self.source() {
+            drop(source.discard(cx, range).await);
+        }
     }
 
     /// Makes `range` equal on both sides, which the source has as `found`, and counts how.
@@ -157,6 +200,7 @@ impl Mover {
                 CopyClass::Zero
             }
             (Found::Data, _) => CopyClass::Copied(self.copy_data(cx, range, &mut tally).await?),
+            (Found::Unallocated, _) => CopyClass::Unallocated,
         };
         self.counters.add(&tally, class, range.len());
         Ok(class)
@@ -193,7 +237,10 @@ impl Mover {
         tally: &mut Tally,
     ) -> Result<Way, CopyError> {
         let mut dearest = Way::Direct;
-        let mut buf = take_buffer(cx, range.len().min(self.piece_bytes));
+        let buf_bytes = range.len().min(self.piece_bytes);
+        let budget = self.buffers.acquire(buf_bytes).await;
+        let _budget = budget.expect("the budget is at least one piece");
+        let mut buf = take_buffer(cx, buf_bytes);
         let mut at = range.start();
         while at < range.end() {
             let len = (range.end() - at).min(self.piece_bytes);

@@ -16,6 +16,8 @@ pub enum CopyClass {
     Zero,
     /// Zeroes on a target that has them already.
     Skipped,
+    /// Nothing of the source's own, where only that is to be copied: left alone.
+    Unallocated,
 }
 
 /// What one claim came to.
@@ -145,6 +147,7 @@ impl Counters {
             CopyClass::Skipped => {
                 self.skipped.fetch_add(len_bytes, Ordering::Relaxed);
             }
+            CopyClass::Unallocated => {}
         }
     }
 

@@ -15,7 +15,7 @@ use aio::{AioContext, IoBuf};
 
 use crate::{
     allocation::{ByteRange, Extent},
-    copy::{self, BlockCopy, CopyEdge, CopyError, CopyOptions, Keeper},
+    copy::{self, BlockCopy, CopyEdge, CopyError, CopyOptions, Keeper, SourceAfter},
     error::{BlockError, ErrorKind},
     graph::{
         Graph,
@@ -38,7 +38,7 @@ pub enum OnCbwError {
 }
 
 /// How a [`CopyBeforeWriteNode`] behaves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CbwOptions {
     /// How to copy.
     pub copy: CopyOptions,
@@ -73,7 +73,8 @@ impl SnapshotState {
         self.saving.wake_all();
     }
 
-    async fn broken(&self) {
+    /// Ends once the snapshot is broken.
+    pub async fn broken(&self) {
         self.saving.until(|| self.failure.get().is_some()).await;
     }
 }
@@ -172,12 +173,15 @@ impl CopyBeforeWriteNode {
         options: CbwOptions,
     ) -> Result<(Node, CbwHandle), BlockError> {
         let builder = graph.build_node(name)?;
-        let reads = Permissions::uses(&[Permission::ConsistentRead])
-            .unsharing(&[Permission::Write, Permission::Resize]);
+        let uses = match options.copy.source_after {
+            SourceAfter::Kept => &[Permission::ConsistentRead][..],
+            SourceAfter::Discarded => &[Permission::ConsistentRead, Permission::Write],
+        };
+        let reads = Permissions::uses(uses).unsharing(&[Permission::Write, Permission::Resize]);
         let writes = Permissions::uses(&[Permission::Write]).unsharing(&[Permission::Resize]);
         let source = builder.attach(source, "file", ChildRole::Filtered, reads)?;
         let target = builder.attach(target, "target", ChildRole::Data, writes)?;
-        let copy = BlockCopy::new(source, target, options.copy)?;
+        let copy = BlockCopy::new(source, target, options.copy.clone())?;
         let source = copy.source().ok_or_else(copy::given_up)?;
         let shared = CbwHandle {
             copy: Arc::new(copy),

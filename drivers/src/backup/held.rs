@@ -59,8 +59,8 @@ impl Held {
         graph.check_operation(target, Operation::BackupTarget)?;
         let cbw_options = CbwOptions {
             copy: CopyOptions {
-                cluster_bytes_min: 0,
                 target_content: options.target_content,
+                ..CopyOptions::default()
             },
             on_cbw_error: options.on_cbw_error,
             timeout_ns: options.cbw_timeout_ns,

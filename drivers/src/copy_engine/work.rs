@@ -5,7 +5,7 @@ use std::fmt;
 use aio::AioContext;
 use block::{
     ByteRange,
-    copy::{BlockCopy, Claim, CopyError, Outcome},
+    copy::{BlockCopy, Claim, CopyError, CopyProgress, Outcome},
 };
 use job::{BoxFuture, LocalBoxFuture};
 
@@ -72,10 +72,13 @@ impl Work for BlockCopy {
     }
 
     fn progress(&self) -> Progress {
-        let done_bytes = self.done_bytes();
+        let CopyProgress {
+            done_bytes,
+            remaining_bytes,
+        } = self.progress();
         Progress {
             done_bytes,
-            remaining_bytes: self.len_bytes() - done_bytes,
+            remaining_bytes,
         }
     }
 
