@@ -37,8 +37,7 @@ mod report;
 pub use edge::{CopyEdge, Keeper};
 pub use ledger::{Claim, CopyProgress};
 use ledger::{Ledger, Step};
-use mover::Layers;
-pub(crate) use mover::Mover;
+pub(crate) use mover::{Found, Layers, Mover};
 pub use report::{CopyClass, CopyCounters, CopyError, CopySide, Outcome};
 
 /// Smallest unit of copying.

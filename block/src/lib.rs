@@ -49,6 +49,7 @@ pub mod error;
 mod gate;
 pub mod graph;
 pub mod latency;
+pub mod mirror;
 pub mod node;
 pub mod node_driver;
 pub mod nodes;

@@ -4,6 +4,7 @@ pub mod copy_before_write;
 pub mod fault;
 pub mod file;
 pub mod memory;
+pub mod mirror_top;
 pub mod null;
 pub mod raw;
 
@@ -13,5 +14,6 @@ pub use copy_before_write::{
 pub use fault::{FaultAction, FaultControl, FaultNode, FaultOp, FaultRule, HeldRequest};
 pub use file::{FileIdentity, FileNode, FileOptions, OnOffAuto, Sharing};
 pub use memory::{MemoryNode, MemoryOptions};
+pub use mirror_top::MirrorTopNode;
 pub use null::{NullNode, NullOptions};
 pub use raw::{RawNode, RawOptions};

@@ -1,8 +1,8 @@
-//! Tasks that wait until something holds, on any number of contexts.
+//! Tasks that wait until something holds, on any number of contexts, or for what comes first.
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::PoisonError,
     task::{Context, Poll, Waker},
 };
@@ -104,4 +104,25 @@ impl<F> Drop for Until<'_, F> {
     fn drop(&mut self) {
         let _old = self.key.and_then(|key| self.list.lock().take(key));
     }
+}
+
+/// What came first.
+pub(crate) enum First<L, R> {
+    Left(L),
+    Right(R),
+}
+
+/// Awaits two futures until one of them is ready, and drops both.
+pub(crate) async fn first_of<L, R>(
+    left: impl Future<Output = L>,
+    right: impl Future<Output = R>,
+) -> First<L, R> {
+    let (mut left, mut right) = (pin!(left), pin!(right));
+    poll_fn(|cx| {
+        if let Poll::Ready(left) = left.as_mut().poll(cx) {
+            return Poll::Ready(First::Left(left));
+        }
+        right.as_mut().poll(cx).map(First::Right)
+    })
+    .await
 }

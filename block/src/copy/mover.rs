@@ -24,6 +24,8 @@ pub(crate) struct Mover {
     source: Held,
     target: Held,
     target_content: TargetContent,
+    /// Whether the target may give up space where it gets zeroes.
+    may_unmap: bool,
     len_bytes: u64,
     /// What areas are rounded to.
     unit_bytes: u64,
@@ -77,6 +79,7 @@ impl Mover {
             source: Held::new(source),
             target: Held::new(target),
             target_content,
+            may_unmap: true,
             len_bytes: from.len_bytes,
             unit_bytes,
             piece_bytes: piece_bytes.max(u64::from(align)),
@@ -96,6 +99,14 @@ impl Mover {
         let bytes = bytes.clamp(self.piece_bytes, i64::MAX.unsigned_abs());
         let buffers = ByteSemaphore::new(bytes);
         Self { buffers, ..self }
+    }
+
+    /// The same, with zeroes that take as much space of the target as data.
+    pub(crate) fn keeping_space(self) -> Self {
+        Self {
+            may_unmap: false,
+            ..self
+        }
     }
 
     /// The edge that is read, unless the copy was given up.
@@ -206,6 +217,13 @@ impl Mover {
         Ok(class)
     }
 
+    /// Counts `range` as zeroes that the target has already.
+    pub(crate) fn skip(&self, range: ByteRange) -> CopyClass {
+        let class = CopyClass::Skipped;
+        self.counters.add(&Tally::default(), class, range.len());
+        class
+    }
+
     fn to_read(&self) -> Result<Arc<CopyEdge>, CopyError> {
         let source = self.source.get();
         source.ok_or_else(|| CopyError::new(CopySide::Read, given_up()))
@@ -223,7 +241,7 @@ impl Mover {
 
     async fn copy_zeroes(&self, cx: &AioContext, range: ByteRange) -> Result<(), CopyError> {
         let flags = RequestFlags {
-            may_unmap: true,
+            may_unmap: self.may_unmap,
             ..RequestFlags::default()
         };
         let result = self.to_write()?.write_zeroes(cx, range, flags).await;

@@ -63,7 +63,7 @@ pub struct CopyError {
 }
 
 impl CopyError {
-    pub(super) fn new(side: CopySide, error: BlockError) -> Self {
+    pub(crate) fn new(side: CopySide, error: BlockError) -> Self {
         Self { side, error }
     }
 

@@ -1,14 +1,12 @@
 //! `copy-before-write`: a filter that saves old data to a target before a guest write changes it.
 
 use std::{
-    future::{Future, pending, poll_fn},
+    future::pending,
     io,
-    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    task::Poll,
 };
 
 use aio::{AioContext, IoBuf};
@@ -24,7 +22,7 @@ use crate::{
     },
     node::Node,
     node_driver::{Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred},
-    wait::WaitList,
+    wait::{First, WaitList, first_of},
 };
 
 /// What gives way when old data cannot be saved.
@@ -79,7 +77,7 @@ impl SnapshotState {
     }
 }
 
-/// How long guest writes waited for their old data to be saved.
+/// How long guest requests took more than they would have without a filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AddedLatency {
     /// Guest requests that had to wait at all.
@@ -90,8 +88,9 @@ pub struct AddedLatency {
     pub max_ns: u64,
 }
 
+/// The same as it grows.
 #[derive(Debug, Default)]
-struct Latency {
+pub(super) struct Latency {
     requests: AtomicU64,
     total_ns: AtomicU64,
     max_ns: AtomicU64,
@@ -133,11 +132,7 @@ impl CbwHandle {
     /// What the filter has cost guest requests so far.
     #[must_use]
     pub fn added_latency(&self) -> AddedLatency {
-        AddedLatency {
-            requests: self.latency.requests.load(Ordering::Relaxed),
-            total_ns: self.latency.total_ns.load(Ordering::Relaxed),
-            max_ns: self.latency.max_ns.load(Ordering::Relaxed),
-        }
+        self.latency.read()
     }
 }
 
@@ -249,31 +244,19 @@ impl CopyBeforeWriteNode {
 }
 
 impl Latency {
-    fn note(&self, ns: u64) {
+    pub(super) fn note(&self, ns: u64) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.total_ns.fetch_add(ns, Ordering::Relaxed);
         self.max_ns.fetch_max(ns, Ordering::Relaxed);
     }
-}
 
-/// What came first.
-enum First<L, R> {
-    Left(L),
-    Right(R),
-}
-
-async fn first_of<L, R>(
-    left: impl Future<Output = L>,
-    right: impl Future<Output = R>,
-) -> First<L, R> {
-    let (mut left, mut right) = (pin!(left), pin!(right));
-    poll_fn(|cx| {
-        if let Poll::Ready(left) = left.as_mut().poll(cx) {
-            return Poll::Ready(First::Left(left));
+    pub(super) fn read(&self) -> AddedLatency {
+        AddedLatency {
+            requests: self.requests.load(Ordering::Relaxed),
+            total_ns: self.total_ns.load(Ordering::Relaxed),
+            max_ns: self.max_ns.load(Ordering::Relaxed),
         }
-        right.as_mut().poll(cx).map(First::Right)
-    })
-    .await
+    }
 }
 
 impl NodeDriver for CopyBeforeWriteNode {

@@ -1,6 +1,6 @@
 //! The filter: one instant is saved whatever writers do, and what gives way when it cannot be saved.
 
-use std::{pin::Pin, task::Poll};
+use std::{future::poll_fn, pin::Pin, task::Poll};
 
 use aio::{Clock, Config, IoThread, JoinHandle, ManualClock};
 
