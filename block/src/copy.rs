@@ -29,16 +29,20 @@ use crate::{
     node_driver::Limits,
 };
 
+mod budget;
 mod edge;
 mod ledger;
 mod mover;
 mod report;
+mod snapshot;
 
+pub use budget::{OnFull, SpaceBudget};
 pub use edge::{CopyEdge, Keeper};
 pub use ledger::{Claim, CopyProgress};
 use ledger::{Ledger, Step};
 pub(crate) use mover::{Found, Layers, Mover};
 pub use report::{CopyClass, CopyCounters, CopyError, CopySide, Outcome};
+use snapshot::Readable;
 
 /// Smallest unit of copying.
 pub const CLUSTER_BYTES_MIN: u64 = 64 << 10;
@@ -97,6 +101,8 @@ pub struct CopyOptions {
     pub source_after: SourceAfter,
     /// Most bytes of buffers at any time, but one buffer at least.
     pub buffer_bytes_max: u64,
+    /// Most bytes of data to keep in the target, where that is scratch space, and what to do when it is full.
+    pub scratch: Option<(u64, OnFull)>,
 }
 
 impl Default for CopyOptions {
@@ -108,6 +114,7 @@ impl Default for CopyOptions {
             initial: InitialSet::default(),
             source_after: SourceAfter::default(),
             buffer_bytes_max: BUFFER_BYTES_MAX,
+            scratch: None,
         }
     }
 }
@@ -126,6 +133,8 @@ pub struct BlockCopy {
     mover: Mover,
     ledger: Arc<Ledger>,
     source_after: SourceAfter,
+    budget: Option<SpaceBudget>,
+    readable: Readable,
     saved: OnceLock<Weak<SavedBytes>>,
 }
 
@@ -157,12 +166,17 @@ impl BlockCopy {
             InitialSet::Top => (Layers::Top, None),
             InitialSet::Bitmap(set) => (Layers::All, Some(set)),
         };
-        let ledger = Ledger::new(mover.len_bytes(), cluster_bytes, set)?;
+        let len_bytes = mover.len_bytes();
+        let ledger = Ledger::new(len_bytes, cluster_bytes, set)?;
+        let budget = options.scratch;
+        let budget = budget.map(|limit| SpaceBudget::new(limit, len_bytes, cluster_bytes));
         let mover = mover.with_layers(layers);
         Ok(Self {
             mover: mover.with_buffers(options.buffer_bytes_max),
-            ledger: Arc::new(ledger),
             source_after: options.source_after,
+            budget: budget.transpose()?,
+            readable: Readable::of(&options.initial, &ledger),
+            ledger: Arc::new(ledger),
             saved: OnceLock::new(),
         })
     }
@@ -188,6 +202,9 @@ impl BlockCopy {
     /// The first call counts; the keepers of others are dropped.
     pub fn give_up(&self, keeper: Keeper) {
         self.mover.give_up(keeper);
+        if let Some(budget) = &self.budget {
+            budget.close();
+        }
     }
 
     /// Whether the copy was given up.
@@ -280,6 +297,7 @@ impl BlockCopy {
         let (found, len_bytes) = self.mover.look(cx, claim.range(), most).await?;
         claim.keep(len_bytes);
         let range = claim.range();
+        self.take_room(range, found).await?;
         let class = self.mover.equalise(cx, range, found).await?;
         if class == CopyClass::Unallocated {
             claim.leave_out();

@@ -1,6 +1,6 @@
 //! What an implementer of a node writes: [`NodeDriver`].
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{any::Any, fmt, future::Future, pin::Pin};
 
 use aio::{AioContext, Fd, IoBuf};
 
@@ -126,7 +126,7 @@ impl fmt::Debug for FilePlace<'_> {
 /// protects its own state. Dropping the future abandons the result, never the request: buffers and
 /// descriptors stay with the context's in-flight table. No method has a default body, because a
 /// silent default is how data gets lost.
-pub trait NodeDriver: fmt::Debug + Send + Sync + 'static {
+pub trait NodeDriver: Any + fmt::Debug + Send + Sync {
     /// Name of the kind of node, as in `driver=file`.
     fn driver_name(&self) -> &'static str;
 

@@ -7,6 +7,7 @@ pub mod memory;
 pub mod mirror_top;
 pub mod null;
 pub mod raw;
+pub mod snapshot_access;
 
 pub use copy_before_write::{
     AddedLatency, CbwHandle, CbwOptions, CopyBeforeWriteNode, OnCbwError, SnapshotState,
@@ -17,3 +18,4 @@ pub use memory::{MemoryNode, MemoryOptions};
 pub use mirror_top::MirrorTopNode;
 pub use null::{NullNode, NullOptions};
 pub use raw::{RawNode, RawOptions};
+pub use snapshot_access::SnapshotAccessNode;

@@ -28,6 +28,8 @@ struct State {
     first_to_copy_bytes: u64,
     /// Short: one entry per request that copies now.
     in_flight: Vec<InFlight>,
+    /// Reads of the snapshot from the source, each with those that wait to change what it reads.
+    frozen: Vec<InFlight>,
     next_id: u64,
     copied_bytes: u64,
 }
@@ -87,6 +89,7 @@ impl Ledger {
                 to_copy,
                 first_to_copy_bytes: 0,
                 in_flight: Vec::new(),
+                frozen: Vec::new(),
                 next_id: 0,
                 copied_bytes: 0,
             }),
@@ -149,11 +152,48 @@ impl Ledger {
         self.landed_in(&self.lock(), range)
     }
 
-    /// Whether [`Ledger::next_step`] would not be [`Step::Done`].
+    /// Where the snapshot has the bytes that `range` begins with, and how far that goes, at most to its end.
+    pub(super) fn locate(self: &Arc<Self>, range: ByteRange) -> Whereabouts {
+        let clusters = self.whole_clusters(range);
+        let mut state = self.lock();
+        let old_until = state.uncopied_until(clusters);
+        if old_until > range.start() {
+            let range = ByteRange::between(range.start(), old_until.min(range.end()));
+            let id = state.next_id;
+            state.next_id += 1;
+            let waiters = Vec::new();
+            state.frozen.push(InFlight { id, range, waiters });
+            let ledger = self.clone();
+            return Whereabouts::Source(FrozenRead { ledger, id, range });
+        }
+        let new_until = state.copied_until(clusters).min(range.end());
+        Whereabouts::Target(ByteRange::between(range.start(), new_until))
+    }
+
+    /// How to wait for a read of the snapshot from the source in `range`, if there is one.
+    pub(super) fn thawed(self: &Arc<Self>, range: ByteRange) -> Option<Landed> {
+        let state = self.lock();
+        let mut frozen = state.frozen.iter();
+        let id = frozen.find(|entry| entry.range.overlaps(range))?.id;
+        Some(Landed {
+            ledger: self.clone(),
+            id,
+            range,
+        })
+    }
+
+    /// Nothing in `range`, whole clusters, is to copy any more; what is in flight is the caller's to wait for.
+    pub(super) fn forget(&self, range: ByteRange) {
+        self.lock().to_copy.clear(range);
+    }
+
+    /// Whether [`Ledger::next_step`] would not be [`Step::Done`], or somebody reads the snapshot there.
     pub(super) fn has_uncopied(&self, range: ByteRange) -> bool {
         let range = self.whole_clusters(range);
         let state = self.lock();
-        state.first_in(range).is_some() || state.overlapping(range).is_some()
+        state.first_in(range).is_some()
+            || state.overlapping(range).is_some()
+            || state.frozen.iter().any(|entry| entry.range.overlaps(range))
     }
 
     fn whole_clusters(&self, range: ByteRange) -> ByteRange {
@@ -251,8 +291,38 @@ impl State {
             .map(|entry| entry.id)
     }
 
+    /// Where the clusters that `range` begins with, and that are to copy or in flight, end.
+    fn uncopied_until(&self, range: ByteRange) -> u64 {
+        let mut until = range.start();
+        while until < range.end() {
+            let here =
+                |entry: &&InFlight| (entry.range.start()..entry.range.end()).contains(&until);
+            if self.to_copy.is_dirty(until) {
+                until = self.to_copy.next_zero(until).unwrap_or(range.end());
+            } else if let Some(entry) = self.in_flight.iter().find(here) {
+                until = entry.range.end();
+            } else {
+                break;
+            }
+        }
+        until.min(range.end())
+    }
+
+    /// Where the clusters that `range` begins with, and that are copied, end.
+    fn copied_until(&self, range: ByteRange) -> u64 {
+        let to_copy = self.to_copy.next_dirty(range.start());
+        let in_flight = self.in_flight.iter().map(|entry| entry.range.start());
+        let later = in_flight.filter(|start| *start >= range.start());
+        later
+            .chain(to_copy)
+            .min()
+            .unwrap_or(range.end())
+            .min(range.end())
+    }
+
     fn entry(&mut self, id: u64) -> Option<&mut InFlight> {
-        self.in_flight.iter_mut().find(|entry| entry.id == id)
+        let mut all = self.in_flight.iter_mut().chain(&mut self.frozen);
+        all.find(|entry| entry.id == id)
     }
 
     /// Takes an entry off the list, and its waiters, to be woken without the lock.
@@ -260,6 +330,38 @@ impl State {
         let index = self.in_flight.iter().position(|entry| entry.id == id);
         let index = index.expect("a claim is listed until it ends");
         self.in_flight.swap_remove(index).waiters
+    }
+}
+
+/// Where the snapshot has some bytes.
+pub(super) enum Whereabouts {
+    /// In the source, which nobody changes there until this is dropped.
+    Source(FrozenRead),
+    /// In the target.
+    Target(ByteRange),
+}
+
+/// Keeps guests from changing a range of the source until it is dropped.
+pub(super) struct FrozenRead {
+    ledger: Arc<Ledger>,
+    id: u64,
+    range: ByteRange,
+}
+
+impl FrozenRead {
+    pub(super) fn range(&self) -> ByteRange {
+        self.range
+    }
+}
+
+impl Drop for FrozenRead {
+    fn drop(&mut self) {
+        let mut state = self.ledger.lock();
+        let index = state.frozen.iter().position(|entry| entry.id == self.id);
+        let index = index.expect("a frozen read is listed until it ends");
+        let waiters = state.frozen.swap_remove(index).waiters;
+        drop(state);
+        wake_all(waiters);
     }
 }
 

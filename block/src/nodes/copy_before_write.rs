@@ -1,6 +1,7 @@
 //! `copy-before-write`: a filter that saves old data to a target before a guest write changes it.
 
 use std::{
+    any::Any,
     future::pending,
     io,
     sync::{
@@ -192,6 +193,13 @@ impl CopyBeforeWriteNode {
         Ok((builder.finish(filter), handle))
     }
 
+    /// The handle of `filter`, if it is a node of this kind.
+    #[must_use]
+    pub fn handle_of(filter: &Node) -> Option<CbwHandle> {
+        let driver: &dyn Any = filter.driver();
+        Some(driver.downcast_ref::<Self>()?.shared.clone())
+    }
+
     /// Returns once the guest may change `range`, or why it may not.
     async fn save(&self, cx: &AioContext, range: ByteRange) -> Result<(), BlockError> {
         if self.shared.snapshot.failure().is_some() || !self.shared.copy.needs_copy(range) {
@@ -217,7 +225,9 @@ impl CopyBeforeWriteNode {
         let (copy, home) = (self.shared.copy.clone(), cx.clone());
         let mut saving = Box::pin(async move {
             let result = copy.ensure_copied(&home, range).await;
-            result.map_err(CopyError::into_error)
+            result.map_err(CopyError::into_error)?;
+            copy.thawed(range).await;
+            Ok(())
         });
         let time_up = async {
             match self.options.timeout_ns {
