@@ -210,9 +210,12 @@ impl AioContext {
     /// Runs `future` as a task of this context. It is polled first in the next turn, or later in this one.
     ///
     /// Dropping the returned [`Task`] detaches it. Tasks that have not ended when the context is
-    /// closed are dropped there. Other threads spawn by [`Handle::spawn`].
+    /// closed are dropped there, later ones at once. Other threads spawn by [`Handle::spawn`].
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let (future, task) = task::joinable(future);
+        if self.inner.shared.is_closed() {
+            return task;
+        }
         self.inner
             .tasks
             .borrow_mut()

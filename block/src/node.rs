@@ -26,7 +26,7 @@ mod admitted;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::admitted::Admitted;
+pub(crate) use self::admitted::{Admitted, User};
 
 /// One vertex of the graph: a node driver, its entrance and its counters. Cheap to clone; any thread.
 ///

@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub(crate) mod align;
+pub(crate) mod carried;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(test)]

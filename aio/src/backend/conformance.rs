@@ -596,6 +596,23 @@ fn a_post_to_a_closed_context_is_dropped() {
 }
 
 #[test]
+fn a_task_of_a_closed_context_is_dropped() {
+    on_each(|cx| {
+        let other = AioContext::new(Config {
+            backend: Some(cx.backend()),
+            ..Config::default()
+        })
+        .unwrap();
+        let witness = Rc::new(());
+        let kept = (witness.clone(), other.clone());
+        other.clone().close();
+        let task = other.spawn(async move { drop(kept) });
+        assert_eq!(Rc::strong_count(&witness), 1);
+        assert!(!task.is_finished());
+    });
+}
+
+#[test]
 fn a_file_opened_non_blocking_reads_all_the_same() {
     use std::os::unix::fs::OpenOptionsExt;
     on_each(|cx| {

@@ -20,7 +20,7 @@ use crate::{
     allocation::{ByteRange, Extent},
     error::{BlockError, ErrorKind},
     gate::RequestGuard,
-    node::{Admitted, Inner, Node, NodeId},
+    node::{Admitted, Inner, Node, NodeId, User},
     node_driver::{Limits, RequestFlags, Transferred},
 };
 
@@ -199,9 +199,10 @@ impl Edge {
 /// While the node is drained, new requests wait.
 ///
 /// Ranges need not be aligned; requests that are, and are no longer than [`Limits::transfer_bytes_max`],
-/// reach the node driver without a copy. Dropping the future of a request abandons its result, and
-/// the node no longer counts it as in flight although the kernel may still be at it: whoever cares
-/// about what is written awaits it.
+/// reach the node driver without a copy. Dropping the future of a request abandons its result. What changes the node
+/// and has begun goes on by itself, as a task of the context that it was made on, and the node counts it as in flight
+/// until it has ended; other requests are no longer counted. For edges of node drivers it is the request above, for
+/// which they make theirs, that goes on; what a driver does for itself, it awaits.
 ///
 /// Dropping the child takes the edge out of the graph.
 pub struct Child {
@@ -323,7 +324,11 @@ impl Child {
             let here = node.clone();
             let wanted = || self.edge.points_at(&here);
             if let Some(guard) = RequestGuard::enter_if(node, wanted).await {
-                return Admitted::new(guard);
+                let user = match self.edge.owner {
+                    None => User::Outside,
+                    Some(_) => User::Node,
+                };
+                return Admitted::new(guard, user);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The way of a request through a node that it is inside of.
+//! The way of a request through a node: checked once, made to fit the node driver, counted.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,7 +11,11 @@ use crate::{
     gate::RequestGuard,
     latency::Timed,
     node_driver::{RequestFlags, Transferred, Way},
-    request::align::{self, Content},
+    request::{
+        Passage,
+        align::{self, Content},
+        carried::carried,
+    },
 };
 
 /// A request that is inside a node; it leaves when this is dropped.
@@ -19,13 +23,24 @@ use crate::{
 pub(crate) struct Admitted {
     /// What the request may change, until it ends.
     changing: Option<ByteRange>,
+    user: User,
     guard: RequestGuard<Node>,
 }
 
+/// Who makes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum User {
+    /// Somebody outside the graph: what changes the node is carried to its end even if he gives it up.
+    Outside,
+    /// A node above, for a request of its own that is carried.
+    Node,
+}
+
 impl Admitted {
-    pub(crate) fn new(guard: RequestGuard<Node>) -> Self {
+    pub(crate) fn new(guard: RequestGuard<Node>, user: User) -> Self {
         Self {
             changing: None,
+            user,
             guard,
         }
     }
@@ -60,8 +75,7 @@ impl Admitted {
         buf: IoBuf,
         flags: RequestFlags,
     ) -> Transferred {
-        let node = self.node().clone();
-        let _timed = node.inner.latencies.time(cx, Timed::Write);
+        let node = self.node();
         let limits = node.limits();
         let range = match node.check_change(&limits, range_of(offset_bytes, &buf)) {
             Ok(range) if range.is_empty() => return (buf, Ok(Way::Direct)),
@@ -69,39 +83,44 @@ impl Admitted {
             Err(error) => return (buf, Err(error)),
         };
         self.changing = Some(range);
-        let (buf, result) = if align::fits(&limits, range) {
-            let _passage = node.changing().pass(range).await;
-            node.driver().write(cx, offset_bytes, buf, flags).await
+        if self.may_be_given_up() && align::fits(&limits, range) {
+            return self.write_checked(cx, range, buf, flags).await;
+        }
+        let context = cx.clone();
+        let write = async move { self.write_checked(&context, range, buf, flags).await };
+        carried(cx, write).await
+    }
+
+    async fn write_checked(
+        &self,
+        cx: &AioContext,
+        range: ByteRange,
+        buf: IoBuf,
+        flags: RequestFlags,
+    ) -> Transferred {
+        let node = self.node();
+        let _timed = node.inner.latencies.time(cx, Timed::Write);
+        let _passage = self.pass_or_serialise(range).await;
+        let (buf, result) = if align::fits(&node.limits(), range) {
+            node.driver().write(cx, range.start(), buf, flags).await
         } else {
-            self.write_bounced(cx, range, buf, flags).await
+            let written = align::rewrite(node, cx, range, Content::Bytes(&buf), flags).await;
+            (buf, written.map(|()| Way::Bounced))
         };
         let counters = &node.inner.counters;
         node.count_bytes(&counters.written_bytes, range, &result);
         (buf, node.finished(&counters.writes, range, result))
     }
 
-    /// A write that needs a second buffer.
+    /// Whether a request that changes the node may be given up half-way, provided that it needs no second buffer.
     ///
-    /// It runs as a task of its own: an abandoned write may land late, and one that carries its
-    /// neighbours' bytes along would then undo what they have written since.
-    async fn write_bounced(
-        self,
-        cx: &AioContext,
-        range: ByteRange,
-        buf: IoBuf,
-        flags: RequestFlags,
-    ) -> Transferred {
-        let context = cx.clone();
-        cx.spawn(async move {
-            let node = self.node();
-            let _passage = self.pass_or_serialise(range).await;
-            let written = align::rewrite(node, &context, range, Content::Bytes(&buf), flags).await;
-            (buf, written.map(|()| Way::Bounced))
-        })
-        .await
+    /// An abandoned write may land late, and one that carries its neighbours' bytes along would then undo what they
+    /// have written since.
+    fn may_be_given_up(&self) -> bool {
+        self.user == User::Node
     }
 
-    async fn pass_or_serialise(&self, range: ByteRange) -> crate::request::Passage<'_> {
+    async fn pass_or_serialise(&self, range: ByteRange) -> Passage<'_> {
         let limits = self.node().limits();
         let changing = self.node().changing();
         if align::is_aligned(&limits, range) {
@@ -117,31 +136,44 @@ impl Admitted {
         range: ByteRange,
         flags: RequestFlags,
     ) -> Result<(), BlockError> {
-        let node = self.node().clone();
-        let _timed = node.inner.latencies.time(cx, Timed::Write);
-        let limits = node.limits();
-        if node.check_change(&limits, Some(range))?.is_empty() {
+        let limits = self.node().limits();
+        let range = self.node().check_change(&limits, Some(range))?;
+        if range.is_empty() {
             return Ok(());
         }
         self.changing = Some(range);
-        let result = if align::is_aligned(&limits, range) {
+        if self.may_be_given_up() && align::is_aligned(&limits, range) {
+            return self.zero_checked(cx, range, flags).await;
+        }
+        let context = cx.clone();
+        let zeroing = async move { self.zero_checked(&context, range, flags).await };
+        carried(cx, zeroing).await
+    }
+
+    async fn zero_checked(
+        &self,
+        cx: &AioContext,
+        range: ByteRange,
+        flags: RequestFlags,
+    ) -> Result<(), BlockError> {
+        let node = self.node();
+        let _timed = node.inner.latencies.time(cx, Timed::Write);
+        let result = if align::is_aligned(&node.limits(), range) {
             let _passage = node.changing().pass(range).await;
-            zero_aligned(&node, cx, range, flags).await
+            zero_aligned(node, cx, range, flags).await
         } else if flags.no_fallback {
             Err(BlockError::new(
                 ErrorKind::Unsupported,
                 "zeroes at unaligned edges must be written",
             ))
         } else {
-            let context = cx.clone();
-            let zeroing = async move { self.zero_unaligned(&context, range, flags).await };
-            cx.spawn(zeroing).await
+            self.zero_unaligned(cx, range, flags).await
         };
+        let counters = &node.inner.counters;
         if result.is_ok() {
-            let bytes = &node.inner.counters.written_bytes;
-            bytes.fetch_add(range.len(), Relaxed);
+            counters.written_bytes.fetch_add(range.len(), Relaxed);
         }
-        node.finished(&node.inner.counters.writes, range, result)
+        node.finished(&counters.writes, range, result)
     }
 
     /// Zeroes the aligned middle by the node driver's own means, and rewrites both edges.
@@ -171,18 +203,22 @@ impl Admitted {
         cx: &AioContext,
         range: ByteRange,
     ) -> Result<(), BlockError> {
-        let node = self.node().clone();
-        let limits = node.limits();
-        let range = node.check_change(&limits, Some(range))?;
+        let limits = self.node().limits();
+        let range = self.node().check_change(&limits, Some(range))?;
         // Never more than was asked: a block that is given up in part is not given up.
         let whole = align::inner(&limits, range);
         if whole.is_empty() {
             return Ok(());
         }
         self.changing = Some(whole);
-        let _passage = node.changing().pass(whole).await;
-        let result = node.driver().discard(cx, whole).await;
-        node.finished(&node.inner.counters.discards, range, result)
+        let context = cx.clone();
+        let discarding = async move {
+            let node = self.node();
+            let _passage = node.changing().pass(whole).await;
+            let result = node.driver().discard(&context, whole).await;
+            node.finished(&node.inner.counters.discards, range, result)
+        };
+        carried(cx, discarding).await
     }
 
     pub(crate) async fn flush(self, cx: &AioContext) -> Result<(), BlockError> {

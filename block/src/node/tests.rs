@@ -19,6 +19,8 @@ use crate::{
     testing::disk::{Disk, DiskNode, Op, attach, buffer, context, settle, write, writer},
 };
 
+mod abandoned;
+
 const FLAGS: RequestFlags = RequestFlags {
     fua: false,
     may_unmap: false,
@@ -31,7 +33,7 @@ struct World {
     disk: Arc<Disk>,
     node: Node,
     child: Rc<Child>,
-    _graph: Graph,
+    graph: Graph,
 }
 
 /// A disk of 512-byte blocks whose last block is cut short, full of `9`.
@@ -49,7 +51,7 @@ fn world_over(disk: Arc<Disk>) -> World {
         disk,
         node,
         child,
-        _graph: graph,
+        graph,
     }
 }
 
@@ -277,31 +279,6 @@ fn a_failed_request_names_node_and_range() {
             error.to_string(),
             "no zeroes here, 512 bytes at 512, on node 's'"
         );
-    });
-}
-
-/// An abandoned write of this kind carries its neighbours' old bytes: it stays in flight until it has landed.
-#[test]
-fn an_abandoned_unaligned_write_still_counts_and_still_serialises() {
-    let w = world();
-    w.cx.block_on(async {
-        w.disk.hold();
-        {
-            let mut abandoned = pin!(write(&w.child, &w.cx, 10, 10, 1));
-            let mut waker = Context::from_waker(Waker::noop());
-            assert!(abandoned.as_mut().poll(&mut waker).is_pending());
-        }
-        settle(&w.cx).await;
-        assert_eq!(w.node.in_flight(), 1);
-        let (child, cx) = (w.child.clone(), w.cx.clone());
-        let neighbour =
-            w.cx.spawn(async move { write(&child, &cx, 0, 512, 2).await });
-        settle(&w.cx).await;
-        assert_eq!(w.disk.writes(), 0, "the neighbour waits");
-
-        w.disk.release();
-        neighbour.await;
-        assert_eq!(w.disk.bytes()[..512], vec![2; 512]);
     });
 }
 

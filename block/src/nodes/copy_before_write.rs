@@ -140,9 +140,9 @@ impl CbwHandle {
 /// A filter over the source of a [`BlockCopy`]: guest writes, zeroes and discards wait until the old
 /// data of every cluster they touch is copied. All else passes through.
 ///
-/// Dropping a guest request's future gives back what it was saving; the request itself has not
-/// reached the source then. If a guest goes on before its old data is saved, because time ran out or
-/// the snapshot is broken, saving goes on in the background and keeps the copy and its edges alive.
+/// A guest request goes on although its future is dropped, and with it what it saves. If a guest goes on
+/// before its old data is saved, because time ran out or the snapshot is broken, saving goes on in the
+/// background and keeps the copy and its edges alive.
 #[derive(Debug)]
 pub struct CopyBeforeWriteNode {
     /// The copy's edge, held also for when the copy is given up.
