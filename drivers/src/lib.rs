@@ -8,6 +8,7 @@
 
 pub mod backup;
 mod copy_engine;
+mod departure;
 mod pace;
 
 pub use pace::PaceReport;

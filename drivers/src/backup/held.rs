@@ -1,38 +1,25 @@
 //! What a backup holds of the graph: how it takes hold, and how it lets go whatever does not return.
 //!
-//! The end of a backup waits a moment for its own requests, so that its target is free for others
-//! when it has ended, but for none that does not return. What it cannot take back it makes safe: the
-//! filter passes everything through from the moment the copy is given up, and a target that a write
-//! may still reach is refused to everybody else until that write is back.
+//! How it leaves beside requests that do not return is for [`departure`](crate::departure) to say.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicBool, Ordering},
 };
 
-use aio::{AioContext, SleepWaker};
+use aio::AioContext;
 use block::{
-    Attachment, BlockError, Blocker, Child, ChildRole, ErrorKind, Graph, Node, Operation,
-    Permission, PermissionSet, Permissions,
+    BlockError, Child, Graph, Node, Operation, Permissions,
     copy::{BlockCopy, CopyOptions},
     nodes::copy_before_write::{CbwHandle, CbwOptions, CopyBeforeWriteNode},
 };
 use blockjob::BlockJob;
 
 use super::{BackupOptions, BackupReport};
-use crate::copy_engine::{CopyEngine, InFlight};
-
-/// Longest time in nanoseconds for which guests are held up to take the filter from below them.
-const REMOVAL_MAX_NS: u64 = 1_000_000_000;
-/// How long guests then have the filter for themselves before the next try, in nanoseconds.
-const REMOVAL_PAUSE_NS: u64 = 10_000_000_000;
-
-/// Longest time in nanoseconds that the end waits for requests of its own. Devices that work at all
-/// take less for what one backup has in flight.
-const RETURN_MAX_NS: u64 = 500_000_000;
+use crate::{
+    copy_engine::{CopyEngine, InFlight},
+    departure::{Leaving, TargetGuard, remove_node},
+};
 
 /// The filter and the edges, from creation to clean.
 pub(super) struct Held {
@@ -124,8 +111,7 @@ impl Held {
     /// request of a guest is inside it any more. If that takes too long, this ends before, and the filter,
     /// which passes everything through by now, is taken out later. The same holds of requests of the copy.
     pub(super) async fn leave(self, main: &AioContext, block_job: &BlockJob) {
-        let (returned, waker) = main.wakeable_sleep_ns(RETURN_MAX_NS);
-        self.guard.farewell.tell(waker);
+        let returned = self.guard.returned(main);
         self.exit().give_up();
         drop(self.edges);
         block_job.release();
@@ -137,9 +123,7 @@ impl Held {
             in_place: self.in_place,
         };
         drop((self.cbw, self.engine, self.guard));
-        if !leaving.is_done(main).await {
-            drop(main.spawn(leaving.done_later(main.clone())));
-        }
+        leaving.go(main).await;
         returned.await;
     }
 
@@ -168,64 +152,6 @@ impl Held {
     }
 }
 
-/// A filter that nobody wants any more, and that guests may still be above of.
-struct Leaving {
-    graph: Graph,
-    filter: Node,
-    guard: Weak<TargetGuard>,
-    in_place: Arc<AtomicBool>,
-}
-
-impl Leaving {
-    /// Tries again and again.
-    async fn done_later(self, main: AioContext) {
-        loop {
-            main.sleep_ns(REMOVAL_PAUSE_NS).await;
-            if self.is_done(&main).await {
-                return;
-            }
-        }
-    }
-
-    /// Tries to take the filter out; returns whether it is.
-    ///
-    /// Holds guests up for [`REMOVAL_MAX_NS`] at most, so that one request of theirs that does not return
-    /// does not stop all others.
-    async fn is_done(&self, main: &AioContext) -> bool {
-        let removal = self.graph.remove_filter(&self.filter);
-        match main.timeout_ns(REMOVAL_MAX_NS, removal).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
-            Ok(Err(error)) => {
-                tracing::error!(%error, "guests stay above the filter of a backup that has ended");
-                return false;
-            }
-            Err(_) => {
-                tracing::warn!(
-                    requests = self.filter.in_flight(),
-                    "requests of guests do not return: the filter of a backup that has ended stays for now"
-                );
-                return false;
-            }
-        }
-        // The filter's own edge to the target asks for nothing any more.
-        if let Some(guard) = self.guard.upgrade() {
-            guard.keep_others_out();
-        }
-        remove_node(&self.graph, &self.filter);
-        self.in_place.store(false, Ordering::Release);
-        true
-    }
-}
-
-fn remove_node(graph: &Graph, filter: &Node) {
-    match graph.remove_node(filter) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => tracing::error!(%error, "the filter of a backup stays in the graph"),
-    }
-}
-
 /// How a copy is given up. Any thread; no lock may be held.
 pub(super) struct Exit {
     cbw: CbwHandle,
@@ -235,7 +161,7 @@ pub(super) struct Exit {
 impl Exit {
     /// Gives up, and fails what waits for a target's server.
     pub(super) fn cancel(self) {
-        let target = self.guard.target.clone();
+        let target = self.guard.target().clone();
         self.give_up();
         target.cancel_in_flight();
     }
@@ -246,92 +172,6 @@ impl Exit {
             self.guard.block_operations();
             self.cbw.give_up(Box::new(self.guard));
         }
-    }
-}
-
-/// Keeps others from a target that may still change although its job has ended; until it is dropped.
-struct TargetGuard {
-    graph: Graph,
-    target: Node,
-    job_id: String,
-    blocker: OnceLock<Blocker>,
-    edge: OnceLock<Child>,
-    /// Last, because whoever is told finds the target free.
-    farewell: Farewell,
-}
-
-/// Tells that it was dropped.
-#[derive(Default)]
-struct Farewell(OnceLock<SleepWaker>);
-
-impl Farewell {
-    /// Wakes the sleep of `waker` then. Once.
-    fn tell(&self, waker: SleepWaker) {
-        drop(self.0.set(waker));
-    }
-}
-
-impl Drop for Farewell {
-    fn drop(&mut self) {
-        if let Some(waker) = self.0.get() {
-            waker.wake();
-        }
-    }
-}
-
-impl TargetGuard {
-    fn new(graph: &Graph, target: &Node, job_id: &str) -> Self {
-        Self {
-            graph: graph.clone(),
-            target: target.clone(),
-            job_id: job_id.to_owned(),
-            blocker: OnceLock::new(),
-            edge: OnceLock::new(),
-            farewell: Farewell::default(),
-        }
-    }
-
-    /// Refuses jobs and removal, and says why.
-    fn block_operations(&self) {
-        let reason = format!(
-            "block job '{}' has ended, but a request of it has not returned",
-            self.job_id
-        );
-        match self.graph.block_operations(&self.target, &reason, &[]) {
-            Ok(blocker) => drop(self.blocker.set(blocker)),
-            Err(error) => tracing::debug!(%error, "the target is gone"),
-        }
-    }
-
-    /// Refuses all other users; those that it has already stay.
-    fn keep_others_out(&self) {
-        let writes = PermissionSet::of(&[Permission::Write]);
-        let alone = Permissions {
-            uses: writes,
-            shares: PermissionSet::NONE,
-        };
-        let as_before = Permissions::uses(&[Permission::Write]).unsharing(&[Permission::Resize]);
-        let name = format!("ended block job '{}'", self.job_id);
-        let attach = |permissions| {
-            let user = Attachment::new(name.clone(), ChildRole::Data, permissions);
-            self.graph
-                .attach(&self.target, user.named("target").staying())
-        };
-        match attach(alone).or_else(|_| attach(as_before)) {
-            Ok(edge) => drop(self.edge.set(edge)),
-            Err(error) => {
-                tracing::warn!(%error, "nothing keeps others from the target of an ended backup");
-            }
-        }
-    }
-}
-
-impl fmt::Debug for TargetGuard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TargetGuard")
-            .field("target", &self.target.name())
-            .field("job_id", &self.job_id)
-            .finish_non_exhaustive()
     }
 }
 
