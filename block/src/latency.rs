@@ -54,6 +54,26 @@ impl LatencyHistogram {
         }
     }
 
+    /// Takes in all requests of another histogram.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+    }
+
+    /// Number of requests that took longer than `ns` nanoseconds, as exactly as buckets tell.
+    #[must_use]
+    pub fn count_above(&self, ns: u64) -> u64 {
+        let at = bucket(ns);
+        let above: u64 = self.counts[at + 1..].iter().sum();
+        if at == BUCKETS - 1 {
+            return above + self.counts[at];
+        }
+        let (start, end) = (start_ns(at), start_ns(at + 1));
+        let part = u128::from(self.counts[at]) * u128::from(end - ns) / u128::from(end - start);
+        above + u64::try_from(part).unwrap_or(u64::MAX)
+    }
+
     /// The time in nanoseconds that `per_mille` of a thousand requests do not exceed: 990 gives the 99th percentile.
     ///
     /// Wrong by a quarter at most, where there are enough requests to tell. `None` without requests.
@@ -244,6 +264,21 @@ mod tests {
         assert_eq!(since.count(), 50);
         assert!(since.quantile_ns(1000).unwrap() < 120_000);
         assert!(histogram.quantile_ns(990).unwrap() > 8_000_000);
+    }
+
+    #[test]
+    fn histograms_add_up_and_say_how_many_took_longer() {
+        let (mut fast, mut slow) = (LatencyHistogram::default(), LatencyHistogram::default());
+        (0..90).for_each(|_| fast.note(100_000));
+        (0..10).for_each(|_| slow.note(10_000_000));
+        fast.add(&slow);
+        assert_eq!(fast.count(), 100);
+        assert_eq!(
+            [0, 1_000_000, 1 << 40].map(|ns| fast.count_above(ns)),
+            [100, 10, 0]
+        );
+        slow.note(u64::MAX);
+        assert_eq!(slow.count_above(1 << 40), 1);
     }
 
     proptest! {

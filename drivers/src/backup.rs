@@ -36,8 +36,8 @@ use job::{
 };
 
 use crate::{
-    copy_engine::{CopyEngine, ErrorPolicies, job_error},
-    pace::PaceReport,
+    copy_engine::{CopyEngine, EngineOptions, ErrorPolicies, job_error},
+    pace::{PaceLimits, PaceReport},
 };
 
 use held::{Held, Remains};
@@ -59,6 +59,18 @@ pub struct BackupOptions {
     pub cbw_timeout_ns: Option<u64>,
     /// What is known of the target.
     pub target_content: TargetContent,
+    /// Most requests of the background copy in flight; `None` for what the devices take.
+    pub max_workers: Option<u32>,
+    /// Most bytes in such a request; `None` for what suits the devices. At least a cluster goes.
+    pub max_chunk_bytes: Option<u64>,
+    /// Most bytes of memory for data on its way.
+    pub buffer_bytes_max: u64,
+    /// Most that the background copy may add to the 99th percentile of what guest writes take, in nanoseconds. It
+    /// goes as slowly as that needs, but never stands still: [`PaceReport`] says whether the budget is kept. `None`:
+    /// it makes way for guests as far as that costs the copy little.
+    pub guest_latency_ns: Option<u64>,
+    /// The contexts that requests of the background copy run on, dealt out by load; empty for that of the job.
+    pub contexts: Vec<Handle>,
     /// Who makes the job's result permanent.
     pub finalize: Trigger,
     /// Who forgets the job once it is concluded.
@@ -77,8 +89,26 @@ impl BackupOptions {
             on_cbw_error: OnCbwError::BreakSnapshot,
             cbw_timeout_ns: None,
             target_content: TargetContent::Unknown,
+            max_workers: None,
+            max_chunk_bytes: None,
+            buffer_bytes_max: 64 << 20,
+            guest_latency_ns: None,
+            contexts: Vec::new(),
             finalize: Trigger::Auto,
             dismiss: Trigger::Auto,
+        }
+    }
+
+    fn engine(&self) -> EngineOptions {
+        EngineOptions {
+            policies: self.policies(),
+            pace: PaceLimits {
+                workers_max: self.max_workers.unwrap_or(u32::MAX),
+                chunk_bytes_max: self.max_chunk_bytes.unwrap_or(u64::MAX),
+                buffer_bytes_max: self.buffer_bytes_max,
+                guest_latency_ns: self.guest_latency_ns,
+            },
+            contexts: self.contexts.clone(),
         }
     }
 

@@ -7,16 +7,19 @@ use std::{
     task::{Poll, Waker},
 };
 
+use aio::Handle;
 use block::{
     BlockError, Node,
     copy::{CopyClass, CopyError, CopySide, Outcome},
 };
 use blockjob::{BlockJob, ErrorAction, ErrorSide, OnError};
-use job::{JobContext, JobError};
+use job::{Job, JobContext, JobError};
 
-use crate::pace::{Pace, PaceReport};
+use crate::pace::{AppliedRate, Pace, PaceLimits, PaceReason, PaceReport, Plan, Seen};
 
+mod lanes;
 mod work;
+use lanes::{Lane, LaneEnd, Lanes};
 pub(crate) use work::{Progress, Work};
 
 /// How long to wait before an error that is to be ignored may come again, in nanoseconds.
@@ -35,6 +38,15 @@ pub(crate) struct ErrorPolicies {
     pub(crate) target: OnError,
 }
 
+/// How an engine works.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EngineOptions {
+    pub(crate) policies: ErrorPolicies,
+    pub(crate) pace: PaceLimits,
+    /// Where requests run, dealt out by load; none for the context of the job.
+    pub(crate) contexts: Vec<Handle>,
+}
+
 /// Copies in the background all that its [`Work`] gives out.
 ///
 /// The body of a job calls [`run`](Self::run) on the job's context; everything else may be called on any thread.
@@ -48,7 +60,7 @@ pub(crate) struct CopyEngine<W> {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     in_flight: u32,
     /// Length and time of the copies that the pace has not learnt from.
@@ -59,7 +71,10 @@ struct State {
     decision: Option<Result<Recovery, JobError>>,
     /// Waits until nothing is in flight.
     idle_waker: Option<Waker>,
-    pace: PaceReport,
+    pace: Pace,
+    rate: AppliedRate,
+    report: PaceReport,
+    lanes: Lanes,
     /// How far to look for the end of a run of zeroes.
     zero_hunt_bytes: u64,
 }
@@ -86,21 +101,36 @@ impl<W: Work> CopyEngine<W> {
     pub(crate) fn new(
         work: Arc<W>,
         block_job: BlockJob,
-        policies: ErrorPolicies,
+        options: EngineOptions,
         guest_node: Node,
     ) -> Self {
+        if options.pace.guest_latency_ns.is_some() {
+            guest_node.measure_latency();
+        }
+        let state = State {
+            in_flight: 0,
+            timed: Vec::new(),
+            error: None,
+            decision: None,
+            idle_waker: None,
+            pace: Pace::new(options.pace),
+            rate: AppliedRate::default(),
+            report: PaceReport::default(),
+            lanes: Lanes::new(options.contexts),
+            zero_hunt_bytes: 0,
+        };
         Self {
             work,
             block_job,
-            policies,
+            policies: options.policies,
             guest_node,
-            state: Arc::default(),
+            state: Arc::new(Mutex::new(state)),
         }
     }
 
-    /// What bounds the requests in flight.
+    /// How fast it copies, and what bounds that.
     pub(crate) fn pace(&self) -> PaceReport {
-        lock(&self.state).pace
+        lock(&self.state).report
     }
 
     /// Counts the requests in flight, also after the engine has gone.
@@ -111,7 +141,11 @@ impl<W: Work> CopyEngine<W> {
     /// Ends once no request of this engine is in flight, and decides about the error they met, if any.
     pub(crate) async fn settle(&self) {
         self.idle().await;
-        let error = lock(&self.state).error.take();
+        let error = {
+            let mut state = lock(&self.state);
+            state.stand();
+            state.error.take()
+        };
         if let Some(error) = error {
             let decision = self.decide(error);
             lock(&self.state).decision = Some(decision);
@@ -150,7 +184,6 @@ impl<W: Work> CopyEngine<W> {
         job: &JobContext,
         check: impl Fn() -> Result<(), JobError> + Send,
     ) -> Result<(), JobError> {
-        let mut pace = Pace::new();
         loop {
             if lock(&self.state).error.is_some() {
                 job.or_cancelled(self.settle()).await;
@@ -163,8 +196,8 @@ impl<W: Work> CopyEngine<W> {
                 recover(job, decision?).await;
                 continue;
             }
-            self.learn(job, &mut pace);
-            let delay_ns = self.launch(job, &mut pace);
+            lock(&self.state).learn(job.now_ns());
+            let delay_ns = self.launch(job);
             let is_complete = self.work.is_complete();
             self.tell_progress(job);
             // Only now, so that it speaks for everything that was read.
@@ -178,15 +211,6 @@ impl<W: Work> CopyEngine<W> {
                 None | Some(0) => job.park().await,
                 Some(delay_ns) => job.sleep_ns(delay_ns.min(SLEEP_MAX_NS)).await,
             }
-        }
-    }
-
-    /// Lets the pace learn from what has completed since the last time.
-    fn learn(&self, job: &JobContext, pace: &mut Pace) {
-        let now_ns = job.now_ns();
-        let timed = mem::take(&mut lock(&self.state).timed);
-        for (len_bytes, took_ns) in timed {
-            pace.learn(len_bytes, took_ns, now_ns);
         }
     }
 
@@ -206,28 +230,50 @@ impl<W: Work> CopyEngine<W> {
     ///
     /// Returns how long to wait before more may start, zero if a completion decides that; `None`
     /// when there was nothing left to start.
-    fn launch(&self, job: &JobContext, pace: &mut Pace) -> Option<u64> {
+    fn launch(&self, job: &JobContext) -> Option<u64> {
         loop {
             let now_ns = job.now_ns();
-            let guest = self.guest_node.statistics();
-            pace.guest(guest.reads + guest.writes, now_ns);
-            let report = pace.report(now_ns);
             let mut state = lock(&self.state);
-            state.pace = report;
-            if state.in_flight >= report.window {
-                return Some(0);
+            let plan = self.plan(&mut state, now_ns);
+            let rest_ns = state.pace.rest_ns(now_ns);
+            if rest_ns > 0 || state.in_flight >= plan.window {
+                return Some(rest_ns);
             }
             let delay_ns = self.block_job.delay_ns(now_ns);
             if delay_ns > 0 {
+                state.report.reason = PaceReason::SpeedLimit;
                 return Some(delay_ns);
             }
             state.in_flight += 1;
             drop(state);
-            if !self.start_one(job, report.chunk_bytes) {
-                lock(&self.state).in_flight -= 1;
+            if !self.start_one(job, plan.chunk_bytes) {
+                let mut state = lock(&self.state);
+                state.in_flight -= 1;
+                state.report.reason = PaceReason::Idle;
                 return None;
             }
         }
+    }
+
+    /// Asks the pace what may be done now, and notes the answer for those who want to know.
+    fn plan(&self, state: &mut State, now_ns: u64) -> Plan {
+        let guest = self.guest_node.statistics();
+        let writes = || self.guest_node.latency().unwrap_or_default().writes;
+        let seen = Seen {
+            requests: guest.reads + guest.writes,
+            writes,
+            in_flight: state.in_flight,
+        };
+        state.pace.guest(seen, now_ns);
+        let plan = state.pace.plan(now_ns);
+        state.report = PaceReport {
+            window: plan.window,
+            chunk_bytes: plan.chunk_bytes,
+            reason: plan.reason,
+            guest_added_p99_ns: state.pace.guest_added_p99_ns(),
+            ..state.report
+        };
+        plan
     }
 
     /// Starts the next request; returns whether there was anything to start.
@@ -236,25 +282,24 @@ impl<W: Work> CopyEngine<W> {
         let Some(claim) = self.work.claim(hunt_bytes, chunk_bytes) else {
             return false;
         };
-        let (work, state, block_job) = (
-            self.work.clone(),
-            self.state.clone(),
-            self.block_job.clone(),
-        );
         // What it will come to is known only when it is done: what was counted too much is given back then.
         let counted_bytes = W::range_of(&claim).len().min(chunk_bytes);
-        block_job.account(counted_bytes, job.now_ns());
-        let waiting_job = job.job().clone();
-        drop(job.spawn(move |cx| async move {
+        self.block_job.account(counted_bytes, job.now_ns());
+        let own = job.handle();
+        let (lane, context) = lock(&self.state).lanes.take(&own);
+        let request = Request {
+            state: self.state.clone(),
+            block_job: self.block_job.clone(),
+            job: job.job().clone(),
+            counted_bytes,
+            lane,
+            is_over: false,
+        };
+        let work = self.work.clone();
+        drop(job.spawn_on(&context, move |cx| async move {
             let started_ns = cx.now_ns();
             let result = work.copy(&cx, claim).await;
-            let took_ns = cx.now_ns().saturating_sub(started_ns);
-            block_job.refund(counted_bytes.saturating_sub(moved_bytes(&result)));
-            let waker = lock(&state).note(result, took_ns);
-            waiting_job.wake();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+            request.end(result, cx.now_ns().saturating_sub(started_ns));
         }));
         true
     }
@@ -286,9 +331,25 @@ impl<W: Work> CopyEngine<W> {
 }
 
 impl State {
-    /// Takes a result in; returns who waits for the last one.
-    fn note(&mut self, result: Result<Outcome, CopyError>, took_ns: u64) -> Option<Waker> {
-        self.in_flight -= 1;
+    /// Lets the pace learn from what has completed since the last time.
+    fn learn(&mut self, now_ns: u64) {
+        let timed = mem::take(&mut self.timed);
+        let moved_bytes = timed.iter().map(|(len_bytes, _)| len_bytes).sum();
+        for (len_bytes, took_ns) in timed {
+            self.pace.learn(len_bytes, took_ns, now_ns);
+        }
+        self.report.applied_bytes_per_s = self.rate.add(moved_bytes, now_ns);
+    }
+
+    /// Nothing is in flight, and nothing is started for now.
+    fn stand(&mut self) {
+        self.rate.stop();
+        self.report.applied_bytes_per_s = 0;
+        self.report.reason = PaceReason::Paused;
+    }
+
+    /// Takes a result in.
+    fn note(&mut self, result: Result<Outcome, CopyError>, took_ns: u64) {
         match result {
             // A run of zeroes that filled its claim may go on: look further next time.
             Ok(Outcome {
@@ -306,9 +367,51 @@ impl State {
                 self.error.get_or_insert(error);
             }
         }
-        match self.in_flight {
-            0 => self.idle_waker.take(),
-            _ => None,
+    }
+}
+
+/// A request in flight. It counts until it is dropped, which the end of its context does, too.
+struct Request {
+    state: Arc<Mutex<State>>,
+    block_job: BlockJob,
+    job: Job,
+    counted_bytes: u64,
+    lane: Lane,
+    is_over: bool,
+}
+
+impl Request {
+    fn end(mut self, result: Result<Outcome, CopyError>, took_ns: u64) {
+        let moved = moved_bytes(&result);
+        self.block_job
+            .refund(self.counted_bytes.saturating_sub(moved));
+        lock(&self.state).note(result, took_ns);
+        self.is_over = true;
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.block_job.refund(self.counted_bytes);
+        }
+        let waker = {
+            let mut state = lock(&self.state);
+            state.in_flight -= 1;
+            let end = if self.is_over {
+                LaneEnd::Done
+            } else {
+                LaneEnd::Closed
+            };
+            state.lanes.give_back(self.lane, end);
+            match state.in_flight {
+                0 => state.idle_waker.take(),
+                _ => None,
+            }
+        };
+        self.job.wake();
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 }

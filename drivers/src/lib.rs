@@ -11,4 +11,4 @@ mod copy_engine;
 mod departure;
 mod pace;
 
-pub use pace::PaceReport;
+pub use pace::{PaceReason, PaceReport};

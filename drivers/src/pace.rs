@@ -1,18 +1,28 @@
-//! How fast a copy goes: requests in flight and their size, by what the device gives back.
+//! How fast a copy goes: requests in flight and their size, by what the device gives back and what guests need.
 //!
 //! More requests in flight than the device can work on at once make every request wait longer,
 //! the guest's included, and copy nothing faster. So the window follows the queue that it builds:
 //! with `w` requests in flight that take `t` each, where a request alone takes `t0`, about
 //! `w * (1 - t0 / t)` of them only wait. The window grows while that is less than
 //! [`QUEUED_MIN`] and shrinks when it is more than [`QUEUED_MAX`] (Brakmo and Peterson, "TCP
-//! Vegas", 1995, with a disk for a network).
+//! Vegas", 1995, with a disk for a network). At first it grows twice as fast, until something waits.
 //!
 //! What a request takes alone can only be seen alone. So now and then, and early in each copy, the
 //! window closes to one until a few requests have gone through by themselves. An estimate that
 //! merely aged would drift towards what requests take in the queue, and the window with it.
 //!
 //! While a guest uses the node, requests are small and their sum is bounded: what the guest waits
-//! for is at worst what is in flight already.
+//! for is at worst what is in flight already. With a [`Budget`] for the latency of guests, that sum
+//! follows what their writes take. What a user bounds is bounded last.
+
+mod budget;
+mod report;
+
+use block::LatencyHistogram;
+
+use budget::{Budget, Moment, REQUEST_MIN_BYTES};
+pub(crate) use report::AppliedRate;
+pub use report::{PaceReason, PaceReport};
 
 /// Fewer requests than this in the device's queue, times 256: send more.
 const QUEUED_MIN_X256: u64 = 256;
@@ -38,22 +48,42 @@ const CHUNK_SHARED_BYTES: u64 = 512 << 10;
 const WINDOW_SHARED_MAX: u32 = 2;
 /// A guest that has done nothing for so long is not there, in nanoseconds.
 const GUEST_GONE_NS: u64 = 100_000_000;
+/// Into so many requests a share of the device is divided, if they do not get too small: a disk works on several.
+const SHARE_REQUESTS: u64 = 4;
+/// Longest rest between two requests, in nanoseconds.
+const REST_MAX_NS: u64 = 50_000_000;
 
-/// What a copy uses at a moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PaceReport {
+/// What a user bounds of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PaceLimits {
     /// Most requests in flight.
-    pub window: u32,
-    /// Bytes in a request.
-    pub chunk_bytes: u64,
-    /// Whether a guest uses the node, and is given way.
-    pub guest_is_active: bool,
+    pub(crate) workers_max: u32,
+    /// Most bytes in a request; a cluster that is larger goes all the same.
+    pub(crate) chunk_bytes_max: u64,
+    /// Most bytes in flight; one request goes all the same.
+    pub(crate) buffer_bytes_max: u64,
+    /// Most that the copy may add to the 99th percentile of guest writes, in nanoseconds.
+    pub(crate) guest_latency_ns: Option<u64>,
 }
 
-/// Decides how many requests are in flight, and how large they are.
+impl Default for PaceLimits {
+    fn default() -> Self {
+        Self {
+            workers_max: u32::MAX,
+            chunk_bytes_max: u64::MAX,
+            buffer_bytes_max: 64 << 20,
+            guest_latency_ns: None,
+        }
+    }
+}
+
+/// Decides how many requests are in flight, how large they are, and how long to rest between them.
 #[derive(Debug)]
 pub(crate) struct Pace {
+    limits: PaceLimits,
     window: u32,
+    /// Nothing has waited yet.
+    is_starting: bool,
     /// Shortest time of a request since the last look, in nanoseconds per chunk.
     base_ns: Option<u64>,
     /// The window to go back to once it is known what a request takes alone.
@@ -63,65 +93,128 @@ pub(crate) struct Pace {
     /// Sum and number of times since the window was last looked at.
     sum_ns: u64,
     samples: u32,
-    guest_requests: u64,
-    guest_seen_ns: Option<u64>,
+    /// Size of the requests that these are about.
+    chunk_bytes: u64,
+    guest: Guest,
+    budget: Option<Budget>,
+    rest_until_ns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Guest {
+    requests: u64,
+    seen_ns: Option<u64>,
+}
+
+/// What there is to know of guests at a moment.
+pub(crate) struct Seen<W> {
+    /// Requests they have made, ever.
+    pub(crate) requests: u64,
+    /// What their writes have taken, if somebody wants to know.
+    pub(crate) writes: W,
+    /// Requests of the copy in flight.
+    pub(crate) in_flight: u32,
+}
+
+/// What the copy may do at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Most requests in flight; none while guests are looked at alone.
+    pub(crate) window: u32,
+    /// Bytes in a request.
+    pub(crate) chunk_bytes: u64,
+    /// What bounds them.
+    pub(crate) reason: PaceReason,
 }
 
 impl Pace {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(limits: PaceLimits) -> Self {
         Self {
+            limits,
             window: WINDOW_START,
+            is_starting: true,
             base_ns: None,
             probing: None,
             until_probe: 1,
             sum_ns: 0,
             samples: 0,
-            guest_requests: 0,
-            guest_seen_ns: None,
+            chunk_bytes: 0,
+            guest: Guest::default(),
+            budget: limits.guest_latency_ns.map(Budget::new),
+            rest_until_ns: 0,
         }
     }
 
-    /// Notes how many requests the guest has made, ever.
-    pub(crate) fn guest(&mut self, requests: u64, now_ns: u64) {
-        let was_active = self.guest_is_active(now_ns);
-        if requests != self.guest_requests {
-            self.guest_requests = requests;
-            self.guest_seen_ns = Some(now_ns);
+    /// Notes what guests have done and seen.
+    pub(crate) fn guest(&mut self, seen: Seen<impl FnOnce() -> LatencyHistogram>, now_ns: u64) {
+        if seen.requests != self.guest.requests {
+            self.guest.requests = seen.requests;
+            self.guest.seen_ns = Some(now_ns);
         }
-        if self.guest_is_active(now_ns) != was_active {
+        let wanted_bytes = u64::from(self.window) * CHUNK_ALONE_BYTES;
+        if let Some(budget) = &mut self.budget {
+            let moment = Moment {
+                in_flight: seen.in_flight,
+                wanted_bytes,
+                now_ns,
+            };
+            budget.look(moment, seen.writes);
+        }
+        let Plan { chunk_bytes, .. } = self.plan(now_ns);
+        if chunk_bytes != self.chunk_bytes {
             // Chunks of another size take another time.
+            self.chunk_bytes = chunk_bytes;
             (self.base_ns, self.sum_ns, self.samples) = (None, 0, 0);
         }
     }
 
-    fn guest_is_active(&self, now_ns: u64) -> bool {
-        self.guest_seen_ns
-            .is_some_and(|seen_ns| now_ns.saturating_sub(seen_ns) < GUEST_GONE_NS)
+    /// What to use now.
+    pub(crate) fn plan(&self, now_ns: u64) -> Plan {
+        let of_device = Plan {
+            window: self.window,
+            chunk_bytes: CHUNK_ALONE_BYTES,
+            reason: PaceReason::Device,
+        };
+        let guest_is_active = self
+            .guest
+            .seen_ns
+            .is_some_and(|seen_ns| now_ns.saturating_sub(seen_ns) < GUEST_GONE_NS);
+        let plan = match &self.budget {
+            Some(budget) => of_device.within(budget),
+            None if guest_is_active => Plan {
+                window: self.window.min(WINDOW_SHARED_MAX),
+                chunk_bytes: CHUNK_SHARED_BYTES,
+                reason: PaceReason::Guest,
+            },
+            None => of_device,
+        };
+        plan.bounded(&self.limits)
     }
 
-    /// What to use now.
-    pub(crate) fn report(&self, now_ns: u64) -> PaceReport {
-        let guest_is_active = self.guest_is_active(now_ns);
-        let (window_max, chunk_bytes) = if guest_is_active {
-            (WINDOW_SHARED_MAX, CHUNK_SHARED_BYTES)
-        } else {
-            (WINDOW_MAX, CHUNK_ALONE_BYTES)
-        };
-        PaceReport {
-            window: self.window.min(window_max),
-            chunk_bytes,
-            guest_is_active,
-        }
+    /// How long nothing may be started, in nanoseconds, although the window has room or is closed; zero if there
+    /// is nothing to wait for but a request.
+    pub(crate) fn rest_ns(&self, now_ns: u64) -> u64 {
+        let closed_ns = self
+            .budget
+            .as_ref()
+            .map_or(0, |budget| budget.wait_ns(now_ns));
+        closed_ns.max(self.rest_until_ns.saturating_sub(now_ns))
+    }
+
+    /// What the copy has added lately to the 99th percentile of guest writes, in nanoseconds, if that is measured.
+    pub(crate) fn guest_added_p99_ns(&self) -> Option<u64> {
+        self.budget.as_ref()?.added_ns()
     }
 
     /// Learns from a request of `len_bytes` that took `took_ns` to read and write.
     pub(crate) fn learn(&mut self, len_bytes: u64, took_ns: u64, now_ns: u64) {
-        let PaceReport {
+        self.rest_after(len_bytes, took_ns, now_ns);
+        let Plan {
             window,
             chunk_bytes,
             ..
-        } = self.report(now_ns);
-        if len_bytes < chunk_bytes {
+        } = self.plan(now_ns);
+        if len_bytes < chunk_bytes || window == 0 {
             // A short piece at an edge says little about the device.
             return;
         }
@@ -148,11 +241,25 @@ impl Pace {
         }
     }
 
+    /// Where not even one request may be in flight all the time, it rests after each.
+    fn rest_after(&mut self, len_bytes: u64, took_ns: u64, now_ns: u64) {
+        let share_bytes = self.budget.as_ref().map_or(u64::MAX, Budget::share_bytes);
+        if len_bytes > share_bytes {
+            let over = u128::from(len_bytes - share_bytes) * u128::from(took_ns);
+            let rest_ns = u64::try_from(over / u128::from(share_bytes.max(1)));
+            let rest_ns = rest_ns.unwrap_or(u64::MAX).min(REST_MAX_NS);
+            self.rest_until_ns = now_ns.saturating_add(rest_ns);
+        }
+    }
+
     fn decide(&mut self, window: u32, mean_ns: u64, base_ns: u64) {
         let queued_x256 =
             u64::from(window) * 256 * mean_ns.saturating_sub(base_ns) / mean_ns.max(1);
-        if queued_x256 < QUEUED_MIN_X256 {
-            self.window = (window + 1).min(WINDOW_MAX);
+        let is_short = queued_x256 < QUEUED_MIN_X256;
+        self.is_starting &= is_short;
+        if is_short {
+            let more = if self.is_starting { window } else { 1 };
+            self.window = (window + more).min(WINDOW_MAX);
         } else if queued_x256 > QUEUED_MAX_X256 {
             self.window = (window - 1).max(1);
         }
@@ -166,73 +273,40 @@ impl Pace {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::{CHUNK_ALONE_BYTES, CHUNK_SHARED_BYTES, Pace, WINDOW_MAX, WINDOW_SHARED_MAX};
-
-    /// Runs a copy against a device that works on `parallel` requests at once, `alone_ns` each.
-    fn settle(parallel: u64, alone_ns: u64) -> u32 {
-        let mut pace = Pace::new();
-        for _ in 0..2000 {
-            let window = u64::from(pace.report(0).window);
-            pace.learn(
-                CHUNK_ALONE_BYTES,
-                alone_ns * window.max(parallel) / parallel,
-                0,
-            );
+impl Plan {
+    /// The same with no more in flight than a budget allows.
+    fn within(self, budget: &Budget) -> Self {
+        let share_bytes = budget.share_bytes();
+        let wanted_bytes = u64::from(self.window) * self.chunk_bytes;
+        if budget.is_closed() || share_bytes < wanted_bytes {
+            let part = (share_bytes / SHARE_REQUESTS).max(1);
+            let chunk_bytes = (1 << part.ilog2()).clamp(REQUEST_MIN_BYTES, self.chunk_bytes);
+            let window = u32::try_from(share_bytes / chunk_bytes).unwrap_or(u32::MAX);
+            let window = if budget.is_closed() { 0 } else { window.max(1) };
+            return Self {
+                window,
+                chunk_bytes,
+                reason: PaceReason::LatencyBudget,
+            };
         }
-        pace.probing.unwrap_or(pace.window)
+        self
     }
 
-    #[test]
-    fn the_window_ends_a_little_above_what_the_device_works_on_at_once() {
-        for parallel in [1, 2, 4, 8] {
-            let window = u64::from(settle(parallel, 700_000));
-            assert!(
-                (parallel..=parallel + 3).contains(&window),
-                "{window} in flight for {parallel} at once"
-            );
+    /// The same with no more than a user wants.
+    fn bounded(mut self, limits: &PaceLimits) -> Self {
+        self.chunk_bytes = self.chunk_bytes.min(limits.chunk_bytes_max).max(1);
+        if self.window > limits.workers_max {
+            self.window = limits.workers_max;
+            self.reason = PaceReason::MaxWorkers;
         }
-    }
-
-    #[test]
-    fn a_device_that_becomes_slower_gets_a_new_estimate() {
-        let mut pace = Pace::new();
-        for alone_ns in [100_000, 5_000_000] {
-            for _ in 0..2000 {
-                let window = u64::from(pace.report(0).window);
-                pace.learn(CHUNK_ALONE_BYTES, alone_ns * window.max(4) / 4, 0);
-            }
-            let window = pace.probing.unwrap_or(pace.window);
-            assert!((4..=7).contains(&window), "{window} at {alone_ns} ns");
+        let buffers = u32::try_from(limits.buffer_bytes_max / self.chunk_bytes).unwrap_or(u32::MAX);
+        if self.window > buffers.max(1) {
+            self.window = buffers.max(1);
+            self.reason = PaceReason::Memory;
         }
-    }
-
-    #[test]
-    fn the_window_is_bounded_however_parallel_the_device_is() {
-        assert_eq!(settle(1000, 50_000), WINDOW_MAX);
-    }
-
-    #[test]
-    fn a_guest_makes_requests_small_until_it_has_gone() {
-        let mut pace = Pace::new();
-        pace.guest(0, 1000);
-        assert_eq!(pace.report(1000).chunk_bytes, CHUNK_ALONE_BYTES);
-        pace.guest(1, 2000);
-        let report = pace.report(50_000_000);
-        assert!(report.guest_is_active && report.window <= WINDOW_SHARED_MAX);
-        assert_eq!(report.chunk_bytes, CHUNK_SHARED_BYTES);
-        pace.guest(1, 300_000_000);
-        assert_eq!(pace.report(300_000_000).chunk_bytes, CHUNK_ALONE_BYTES);
-    }
-
-    #[test]
-    fn short_pieces_teach_nothing() {
-        let mut pace = Pace::new();
-        let before = pace.report(0);
-        for _ in 0..100 {
-            pace.learn(4096, 1, 0);
-        }
-        assert_eq!(pace.report(0), before);
+        self
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,14 +97,24 @@ impl JobContext {
         Fut: Future<Output = T> + 'static,
         T: Send + 'static,
     {
+        self.spawn_on(&self.handle(), start)
+    }
+
+    /// The same on any context, for a job that works on several.
+    pub fn spawn_on<F, Fut, T>(&self, context: &Handle, start: F) -> JoinHandle<T>
+    where
+        F: FnOnce(AioContext) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
         let current = self.job.cell.current(Callback::Run);
-        self.handle().spawn(move |context| {
+        context.spawn(move |context| {
             let task = callback::named(current.clone(), || start(context));
             callback::named_future(current, task)
         })
     }
 
-    /// The same, and waits for the result. The job is busy meanwhile.
+    /// Runs a task on the job's context and waits for the result. The job is busy meanwhile.
     ///
     /// Dropping the future drops the task, soon, on its own thread. If the context is closed first,
     /// this never ends, since the body is dropped as well.

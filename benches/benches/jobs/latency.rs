@@ -119,7 +119,7 @@ impl Side {
             }
             Self::Reference(_, setup) => {
                 let target = match setup {
-                    Setup::IoThread | Setup::Direct => &files.target_of_direct,
+                    Setup::IoThread | Setup::Direct | Setup::Served(_) => &files.target_of_direct,
                     Setup::Defaults => &files.target_of_defaults,
                 };
                 // The last daemon has left its sockets behind.
@@ -241,7 +241,7 @@ fn measure((turns, cycles): (usize, u64), len_mib: u64) -> Result<(), String> {
 }
 
 /// A file with room for `len_bytes` bytes, which writing does not have to find any more.
-fn target(len_bytes: u64) -> io::Result<NamedTempFile> {
+pub(crate) fn target(len_bytes: u64) -> io::Result<NamedTempFile> {
     let mut file = NamedTempFile::new()?;
     let zeroes = vec![0; CHUNK_BYTES];
     for _ in 0..len_bytes / CHUNK_BYTES as u64 {

@@ -1,10 +1,14 @@
-//! Jobs: many short ones, and how soon one that copies pauses and ends: `cargo bench -p benches --bench jobs`.
+//! Jobs: many short ones, how soon one that copies pauses and ends, and what it leaves to guests.
+//!
+//! `cargo bench -p benches --bench jobs`
 
+mod guest;
 mod latency;
 mod many;
 mod many_sides;
 mod our_backups;
 mod reference;
+mod writers;
 
 use std::env;
 
@@ -44,5 +48,8 @@ fn main() {
     }
     if wants("jobs/latency/") {
         latency::run(extent);
+    }
+    if wants("jobs/writers/") {
+        writers::run(extent);
     }
 }

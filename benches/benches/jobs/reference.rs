@@ -28,11 +28,19 @@ pub(crate) enum Setup {
     Direct,
     /// As it does unless told otherwise: through the page cache, by threads.
     Defaults,
+    /// As [`IoThread`](Self::IoThread), with an export that clients may write to, and so many workers of the backup
+    /// instead of its 64.
+    Served(Option<u32>),
 }
+
+/// What clients call the export, and its socket in the daemon's folder.
+pub(crate) const EXPORT: &str = "source";
+pub(crate) const EXPORT_SOCKET: &str = "nbd";
 
 /// A daemon with two nodes. Dropping it ends the daemon.
 pub(crate) struct Reference {
     child: Child,
+    setup: Setup,
     /// Absent until the daemon talks.
     connection: Option<Connection>,
 }
@@ -74,6 +82,7 @@ impl Reference {
         directory: &Path,
     ) -> Result<Self, String> {
         let socket = directory.join("qmp");
+        let is_served = matches!(setup, Setup::Served(_));
         let node = |name: &str, path: &Path, read_only: Value| {
             let mut node = json!({
                 "driver": "file", "node-name": name, "filename": path, "read-only": read_only,
@@ -88,19 +97,20 @@ impl Reference {
         let child = Command::new(PROGRAM)
             .args(["--chardev", &chardev, "--monitor", "chardev=qmp"])
             .args(["--object", "iothread,id=apart"])
-            .args(["--blockdev", &node("source", source, json!(true))])
+            .args(["--blockdev", &node("source", source, json!(!is_served))])
             .args(["--blockdev", &node("target", target, json!(false))])
             .stdin(Stdio::null())
             .spawn()
             .map_err(|error| format!("{PROGRAM}: {error}"))?;
         let mut this = Self {
             child,
+            setup,
             connection: None,
         };
         let connection = this.connect(&socket)?;
         let connection = this.connection.insert(connection);
-        if setup == Setup::IoThread {
-            connection.export(&directory.join("nbd"))?;
+        if setup == Setup::IoThread || is_served {
+            connection.export(&directory.join(EXPORT_SOCKET), &json!(is_served))?;
         }
         Ok(this)
     }
@@ -184,11 +194,11 @@ impl Connection {
     }
 
     /// Exports the source on the thread apart.
-    fn export(&mut self, socket: &Path) -> Result<(), String> {
+    fn export(&mut self, socket: &Path, writable: &Value) -> Result<(), String> {
         let server = json!({"addr": {"type": "unix", "data": {"path": socket}}});
         self.demand("nbd-server-start", &server)?;
         let export = json!({
-            "id": "export", "type": "nbd", "node-name": "source",
+            "id": "export", "type": "nbd", "node-name": "source", "name": EXPORT, "writable": writable,
             "iothread": "apart", "fixed-iothread": true,
         });
         self.demand("block-export-add", &export)
@@ -242,9 +252,12 @@ fn is_refusal(answer: &Value) -> bool {
 
 impl Backups for Reference {
     fn start(&mut self) -> Result<(), String> {
-        let backup = json!({
+        let mut backup = json!({
             "job-id": "backup", "device": "source", "target": "target", "sync": "full",
         });
+        if let Setup::Served(Some(workers)) = self.setup {
+            backup["x-perf"] = json!({"max-workers": workers});
+        }
         let connection = self.connection()?;
         let since_us = now_us();
         connection.send("blockdev-backup", &backup)?;

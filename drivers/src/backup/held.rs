@@ -55,8 +55,7 @@ impl Held {
         let (filter, cbw) =
             CopyBeforeWriteNode::add_to(graph, None, (source, target), cbw_options)?;
         let copy = cbw.block_copy().clone();
-        let policies = options.policies();
-        let engine = CopyEngine::new(copy, block_job.clone(), policies, filter.clone());
+        let engine = CopyEngine::new(copy, block_job.clone(), options.engine(), filter.clone());
         let mut held = Self {
             graph: graph.clone(),
             filter,

@@ -15,7 +15,7 @@ use block::{
 use blockjob::BlockJob;
 use job::{BoxFuture, JobConfig, JobContext, JobDriver, JobError, JobRegistry};
 
-use super::{CopyEngine, ErrorPolicies};
+use super::{CopyEngine, EngineOptions};
 
 const LEN: u64 = 1 << 20;
 
@@ -67,7 +67,7 @@ fn the_last_look_at_the_snapshot_comes_after_all_is_seen_to_be_copied() {
         let copy = Arc::new(BlockCopy::new(source, target, CopyOptions::default()).unwrap());
         let claim = copy.claim(ByteRange::between(0, LEN), LEN);
         let block_job = BlockJob::new("j", "racing", &graph);
-        let engine = CopyEngine::new(copy.clone(), block_job, ErrorPolicies::default(), node);
+        let engine = CopyEngine::new(copy.clone(), block_job, EngineOptions::default(), node);
         let driver = Arc::new(Racing {
             copy,
             engine,

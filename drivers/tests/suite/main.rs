@@ -16,6 +16,7 @@ mod failed_save;
 mod guests;
 mod instant;
 mod oracle;
+mod pace;
 mod pause;
 mod refusals;
 mod speed;

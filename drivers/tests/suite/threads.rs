@@ -143,7 +143,14 @@ fn verbs_from_other_threads_at_any_time_lose_nothing() {
             let seed = chance.below(u64::MAX);
             let guests = start_guests(&threads, &disks, &ticks, (&go_on, seed));
             let called = ticks.tick();
-            let backup = start(&threads, &disks, &jobs, options());
+            // Requests now where the job is, now on two threads that it may be on or not.
+            let contexts = [&threads.job, &threads.guests[1]].map(|thread| thread.handle().clone());
+            let contexts = contexts[..number % 2 * 2].to_vec();
+            let options = BackupOptions {
+                contexts,
+                ..options()
+            };
+            let backup = start(&threads, &disks, &jobs, options);
             let returned = ticks.tick();
             let cancel_after = (number % 3 == 0).then(|| chance.below(20));
             play_with(&threads, &disks, &backup, (&mut chance, cancel_after));

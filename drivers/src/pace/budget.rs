@@ -1,0 +1,245 @@
+//! How much of a copy may be in flight so that the writes of guests keep their latency. Arithmetic only.
+//!
+//! What the copy adds to a guest write is known only against what the write takes without it. So the
+//! window closes now and then for a short while: what guests see then gives the *baseline*, the 99th
+//! percentile of their writes without us. Baseline and budget make the *limit*, which one write in a
+//! hundred may exceed. Between these looks time is cut into stretches, and after each of them the
+//! *share*, the bytes that may be in flight, follows: it shrinks by how many writes were over the limit, and
+//! grows by how far most of them stayed below. Where the two are equal, less than one in a hundred is over, however
+//! unevenly they come; and near the limit the share grows so slowly that it hardly goes beyond.
+//!
+//! A share of less than one request means that there is one only part of the time. It never goes below
+//! [`SHARE_MIN_BYTES`]: a copy that starved would serve nobody, so a budget that cannot be kept is
+//! told as missed.
+
+use std::collections::VecDeque;
+
+use block::LatencyHistogram;
+
+/// Smallest request while a guest is made way for, in bytes.
+pub(super) const REQUEST_MIN_BYTES: u64 = 64 << 10;
+/// Least share: one small request a sixteenth of the time.
+pub(super) const SHARE_MIN_BYTES: u64 = REQUEST_MIN_BYTES / 16;
+/// Greatest share: what is in flight when nobody is made way for.
+const SHARE_MAX_BYTES: u64 = 16 << 20;
+/// Share at first: little enough for any guest, and soon more.
+const SHARE_START_BYTES: u64 = 512 << 10;
+
+/// Shortest stretch, in nanoseconds: some requests must have seen the share as it is.
+const STRETCH_MIN_NS: u64 = 50_000_000;
+/// Longest stretch: a guest that writes seldom is judged by few writes.
+const STRETCH_MAX_NS: u64 = 500_000_000;
+/// Writes that are enough for a 99th percentile, of which one in two such stretches has an outlier.
+const STRETCH_WRITES: u64 = 64;
+/// Longest time for which the window is closed.
+const LOOK_MAX_NS: u64 = 200_000_000;
+/// Time between two glances at whether a stretch has had enough writes.
+const PEEK_EVERY_NS: u64 = 5_000_000;
+/// Time between two looks at the baseline.
+const LOOK_EVERY_NS: u64 = 5_000_000_000;
+
+/// The 99th percentile, per mille.
+const P99: u32 = 990;
+/// Looks that the baseline is taken from.
+const LOOKS: usize = 8;
+/// Stretches that are told about.
+const STRETCHES_TOLD: usize = 20;
+
+/// What the share is multiplied by, in millionths.
+const MILLION: u64 = 1_000_000;
+/// Most that the share grows by after one stretch.
+const GROWTH_MAX_PPM: u64 = 50_000;
+/// For each millionth of writes over the limit the share shrinks by so many; with eight in a thousand over it, as much
+/// as it grows by.
+const SHRINK_PER_OVER: u64 = 6;
+/// Most that it shrinks by.
+const SHRINK_MAX_PPM: u64 = 750_000;
+
+/// Follows the latency of guest writes, and says how much may be in flight.
+#[derive(Debug)]
+pub(super) struct Budget {
+    added_max_ns: u64,
+    share_bytes: u64,
+    looks: Recent,
+    stretches: Recent,
+    phase: Phase,
+    look_at_ns: u64,
+    peek_at_ns: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The copy goes on.
+    Open(Stretch),
+    /// Nothing new is started; something is still in flight.
+    Closing,
+    /// Guests are alone.
+    Closed(Stretch),
+}
+
+/// A piece of time, and what guests had seen when it began.
+#[derive(Debug)]
+struct Stretch {
+    start_ns: u64,
+    before: LatencyHistogram,
+}
+
+/// What the budget is told of the moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// Requests of the copy in flight.
+    pub(super) in_flight: u32,
+    /// Most bytes that the copy would have in flight by itself.
+    pub(super) wanted_bytes: u64,
+    pub(super) now_ns: u64,
+}
+
+impl Budget {
+    /// Nothing is known yet: guests are looked at first.
+    pub(super) fn new(added_max_ns: u64) -> Self {
+        Self {
+            added_max_ns,
+            share_bytes: SHARE_START_BYTES,
+            looks: Recent::new(LOOKS),
+            stretches: Recent::new(STRETCHES_TOLD),
+            phase: Phase::Closing,
+            look_at_ns: 0,
+            peek_at_ns: 0,
+        }
+    }
+
+    /// Whether nothing is to be started now.
+    pub(super) fn is_closed(&self) -> bool {
+        !matches!(self.phase, Phase::Open(_))
+    }
+
+    /// Bytes that may be in flight; less than a request is that part of the time.
+    pub(super) fn share_bytes(&self) -> u64 {
+        self.share_bytes
+    }
+
+    /// What the copy has added lately to the 99th percentile of guest writes, in nanoseconds.
+    pub(super) fn added_ns(&self) -> Option<u64> {
+        let (p99_ns, baseline_ns) = (self.stretches.p99_ns()?, self.looks.p99_ns()?);
+        Some(p99_ns.saturating_sub(baseline_ns))
+    }
+
+    /// When to look again at the latest, in nanoseconds from `now_ns`, while nothing is in flight.
+    pub(super) fn wait_ns(&self, now_ns: u64) -> u64 {
+        match &self.phase {
+            Phase::Closed(stretch) => {
+                let end_ns = stretch.start_ns.saturating_add(STRETCH_MIN_NS);
+                end_ns.saturating_sub(now_ns).max(PEEK_EVERY_NS)
+            }
+            Phase::Open(_) | Phase::Closing => 0,
+        }
+    }
+
+    /// Looks at what guest writes have taken so far, and decides if it is time to.
+    pub(super) fn look(&mut self, moment: Moment, writes: impl FnOnce() -> LatencyHistogram) {
+        let now_ns = moment.now_ns;
+        let (stretch, longest_ns) = match &self.phase {
+            Phase::Closing if moment.in_flight > 0 => return,
+            Phase::Closing => {
+                self.phase = Phase::Closed(Stretch::begin(writes(), now_ns));
+                return;
+            }
+            Phase::Closed(stretch) => (stretch, LOOK_MAX_NS),
+            Phase::Open(stretch) => (stretch, STRETCH_MAX_NS),
+        };
+        let elapsed_ns = now_ns.saturating_sub(stretch.start_ns);
+        if now_ns < self.peek_at_ns || elapsed_ns < STRETCH_MIN_NS {
+            return;
+        }
+        self.peek_at_ns = now_ns.saturating_add(PEEK_EVERY_NS);
+        let writes = writes();
+        let seen = writes.since(&stretch.before);
+        let count = seen.count();
+        // Who waits for guests that do not write waits in vain.
+        let is_enough = count >= STRETCH_WRITES || count == 0 || elapsed_ns >= longest_ns;
+        if !is_enough {
+            return;
+        }
+        match self.phase {
+            Phase::Closed(_) => {
+                self.looks.push(seen);
+                self.look_at_ns = now_ns.saturating_add(LOOK_EVERY_NS);
+            }
+            Phase::Open(_) | Phase::Closing => self.judge(seen, moment.wanted_bytes),
+        }
+        let is_to_look = count > 0 && (self.looks.is_empty() || now_ns >= self.look_at_ns);
+        self.phase = if is_to_look {
+            Phase::Closing
+        } else {
+            Phase::Open(Stretch::begin(writes, now_ns))
+        };
+    }
+
+    /// Holds a stretch against the limit.
+    fn judge(&mut self, seen: LatencyHistogram, wanted_bytes: u64) {
+        // More than twice what is wanted would only be in the way when it has to shrink.
+        let most = wanted_bytes.saturating_mul(2);
+        let most = most.clamp(REQUEST_MIN_BYTES, SHARE_MAX_BYTES);
+        let (grows_ppm, shrinks_ppm) = match (seen.quantile_ns(P99), self.looks.p99_ns()) {
+            (Some(p99_ns), Some(baseline_ns)) => {
+                let limit_ns = baseline_ns.saturating_add(self.added_max_ns);
+                // All of the growth as long as half of the budget is left.
+                let room_ns = limit_ns.saturating_sub(p99_ns).saturating_mul(2);
+                let room_ppm = room_ns.saturating_mul(MILLION) / self.added_max_ns.max(1);
+                let over_ppm = seen.count_above(limit_ns) * MILLION / seen.count().max(1);
+                (
+                    room_ppm.min(MILLION) * GROWTH_MAX_PPM / MILLION,
+                    (over_ppm * SHRINK_PER_OVER).min(SHRINK_MAX_PPM),
+                )
+            }
+            // Nobody writes, or nobody wrote when we looked.
+            _ => (GROWTH_MAX_PPM, 0),
+        };
+        let share = self.share_bytes * (MILLION + grows_ppm - shrinks_ppm) / MILLION;
+        // Rounding must not stop it from growing.
+        let rounded = u64::from(grows_ppm > shrinks_ppm);
+        self.share_bytes = (share + rounded).min(most).max(SHARE_MIN_BYTES);
+        self.stretches.push(seen);
+    }
+}
+
+/// What was seen the last few times.
+#[derive(Debug)]
+struct Recent {
+    seen: VecDeque<LatencyHistogram>,
+    times_max: usize,
+}
+
+impl Recent {
+    fn new(times_max: usize) -> Self {
+        let seen = VecDeque::new();
+        Self { seen, times_max }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    /// Takes in what was seen, if anything was.
+    fn push(&mut self, seen: LatencyHistogram) {
+        if seen.count() == 0 {
+            return;
+        }
+        if self.seen.len() == self.times_max {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(seen);
+    }
+
+    fn p99_ns(&self) -> Option<u64> {
+        let mut all = LatencyHistogram::default();
+        self.seen.iter().for_each(|seen| all.add(seen));
+        all.quantile_ns(P99)
+    }
+}
+
+impl Stretch {
+    fn begin(before: LatencyHistogram, start_ns: u64) -> Self {
+        Self { start_ns, before }
+    }
+}
