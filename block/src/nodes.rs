@@ -5,10 +5,12 @@ pub mod fault;
 pub mod file;
 pub mod memory;
 pub mod mirror_top;
+pub mod nbd;
 pub mod null;
 pub mod raw;
 pub mod snapshot_access;
 
+pub use self::nbd::{NbdNode, NbdOptions};
 pub use copy_before_write::{
     AddedLatency, CbwHandle, CbwOptions, CopyBeforeWriteNode, OnCbwError, SnapshotState,
 };

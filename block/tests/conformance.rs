@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "in a test, an error is a failure")]
 
 use std::{
-    future::Future,
     io::Write as _,
     path::{Path, PathBuf},
     process::Command,
@@ -16,9 +15,11 @@ use block::{
     Permissions, RequestFlags,
     nodes::{
         CbwOptions, CopyBeforeWriteNode, FaultControl, FaultNode, FileNode, FileOptions,
-        MemoryNode, MemoryOptions, NullNode, NullOptions, OnOffAuto, RawNode, RawOptions,
+        MemoryNode, MemoryOptions, NbdNode, NbdOptions, NullNode, NullOptions, OnOffAuto, RawNode,
+        RawOptions,
     },
 };
+use nbd::{NbdAddress, NbdUri};
 
 /// Lengths round blocks, pages and chunks.
 const LENGTHS: [u64; 6] = [0, 1, 511, 4096, (64 << 10) + 13, (1 << 20) + 512];
@@ -188,6 +189,101 @@ fn fault_without_rules_passes() {
             check(&cx, &graph, &node, Storage::Kept).await;
         }
     });
+}
+
+#[test]
+fn nbd_of_qemu_passes() {
+    let tool = "qemu-nbd (Debian package qemu-utils)";
+    nbd_passes(tool, |len, dir| {
+        let image = dir.join("image");
+        std::fs::File::create(&image).unwrap().set_len(len).unwrap();
+        let mut command = Command::new("qemu-nbd");
+        command.args([
+            "--format=raw",
+            "--persistent",
+            "--shared=4",
+            "--discard=unmap",
+        ]);
+        command.arg("--socket").arg(dir.join("nbd.sock")).arg(image);
+        command
+    });
+}
+
+#[test]
+fn nbd_of_nbdkit_passes() {
+    nbd_passes(NBDKIT, |len, dir| {
+        let mut command = Command::new("nbdkit");
+        command.arg("--foreground").arg("--unix");
+        command.arg(dir.join("nbd.sock"));
+        command.args(["memory", &format!("size={len}")]);
+        command
+    });
+}
+
+#[test]
+fn nbd_without_structured_replies_passes() {
+    nbd_passes(NBDKIT, |len, dir| {
+        let mut command = Command::new("nbdkit");
+        command.args(["--foreground", "--no-sr", "--unix"]);
+        command.arg(dir.join("nbd.sock"));
+        command.args(["memory", &format!("size={len}")]);
+        command
+    });
+}
+
+#[test]
+fn nbd_with_block_sizes_passes() {
+    nbd_passes(NBDKIT, |len, dir| {
+        let len = len / 4096 * 4096;
+        let mut command = Command::new("nbdkit");
+        command.args(["--foreground", "--filter=blocksize-policy", "--unix"]);
+        command.arg(dir.join("nbd.sock"));
+        command.args(["memory", &format!("size={len}")]);
+        command.args(["blocksize-minimum=4096", "blocksize-maximum=64K"]);
+        command.args(["blocksize-preferred=4096", "blocksize-error-policy=error"]);
+        command
+    });
+}
+
+const NBDKIT: &str = "nbdkit (Debian package nbdkit)";
+
+/// Checks exports of `LENGTHS` that the command made by `server` serves at `nbd.sock` in the folder it is given.
+fn nbd_passes(tool: &str, server: impl Fn(u64, &Path) -> Command) {
+    let name = tool.split(' ').next().unwrap();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|dir| dir.join(name).exists()) {
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or("a test");
+        return skipped(&format!("{test}: needs {tool}"));
+    }
+    on_each_backend(async |cx| {
+        for len in LENGTHS {
+            let dir = tempfile::tempdir().unwrap();
+            let _server = Running(server(len, dir.path()).spawn().unwrap());
+            let uri = NbdUri {
+                address: NbdAddress::Unix(dir.path().join("nbd.sock")),
+                export: String::new(),
+            };
+            let options = NbdOptions {
+                open_timeout_ns: 60_000_000_000,
+                ..NbdOptions::new(uri)
+            };
+            let graph = Graph::new();
+            let node = NbdNode::open(&cx, &options).await.unwrap();
+            let node = graph.add_node(Some("nbd"), node).unwrap();
+            check(&cx, &graph, &node, Storage::Kept).await;
+        }
+    });
+}
+
+/// A process, until it is dropped.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 #[test]
@@ -438,7 +534,7 @@ async fn the_end_can_be_rewritten_byte_by_byte(edge: &Child, cx: &AioContext) {
 
 // Below: fixtures and helpers.
 
-fn on_each_backend<F: Future<Output = ()>>(test: impl Fn(AioContext) -> F) {
+fn on_each_backend(test: impl AsyncFn(AioContext)) {
     for backend in [BackendKind::Epoll, BackendKind::IoUring] {
         if backend == BackendKind::IoUring && aio::probe_io_uring().is_err() {
             skipped("conformance on io_uring: needs a kernel that allows io_uring");
@@ -448,7 +544,7 @@ fn on_each_backend<F: Future<Output = ()>>(test: impl Fn(AioContext) -> F) {
             backend: Some(backend),
             ..Config::default()
         };
-        aio::run(config, &test).unwrap();
+        aio::run(config, async |cx| test(cx).await).unwrap();
     }
 }
 

@@ -28,7 +28,6 @@ use std::{
 use aio::Fd;
 use block::{Graph, Node};
 
-mod address;
 mod connection;
 mod error;
 mod exported;
@@ -44,10 +43,7 @@ mod send;
 mod serve;
 mod signal;
 
-pub use self::{
-    address::{NbdAddress, NbdUri},
-    error::ExportError,
-};
+pub use self::error::ExportError;
 use self::{
     exported::Exported,
     line::Line,
@@ -55,6 +51,7 @@ use self::{
     serve::{Serving, serve},
     signal::Signal,
 };
+pub use nbd::{NbdAddress, NbdUri, UriError};
 
 /// Longest time that stopping a server waits for requests that have begun.
 const STOP_MAX: Duration = Duration::from_secs(2);

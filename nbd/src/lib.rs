@@ -29,6 +29,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod client;
 mod errno;
 mod error;
@@ -46,6 +47,7 @@ mod random_tests;
 #[cfg(test)]
 mod session_tests;
 
+pub use address::{NbdAddress, NbdUri, UriError};
 pub use client::{
     ClientGoal, ClientNegotiation, ClientOutcome, ClientSession, ListedExport, MAX_LISTED_EXPORTS,
 };

@@ -11,7 +11,9 @@ use std::{
 use block::{ErrorKind, nodes::file::FileOptions};
 use longshore::{
     Engine,
-    export::{ExportError, ExportOptions, NbdAddress, NbdServer, NbdServerOptions, NbdUri},
+    export::{
+        ExportError, ExportOptions, NbdAddress, NbdServer, NbdServerOptions, NbdUri, UriError,
+    },
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -37,7 +39,9 @@ pub(crate) fn run(args: &args::Export, session: &Session) -> Result<Done, Failur
     refuse_address(&args.image)?;
     let mut scratch = None;
     let mut uri = match &args.nbd {
-        Some(text) => text.parse().map_err(|error| refused(&error))?,
+        Some(text) => text
+            .parse()
+            .map_err(|error: UriError| refused(&error.into()))?,
         None => {
             let folder = scratch.insert(Scratch::make("longshore-export")?);
             NbdUri {
@@ -102,7 +106,7 @@ fn serve(engine: &Engine, args: &args::Export, uri: &NbdUri) -> Result<NbdServer
 /// Why an export could not be had.
 pub(crate) fn refused(error: &ExportError) -> Failure {
     let exit = match error {
-        ExportError::Uri { .. } | ExportError::NameTooLong => Exit::Usage,
+        ExportError::Uri(_) | ExportError::HostName(_) | ExportError::NameTooLong => Exit::Usage,
         ExportError::NotLoopback(_) => Exit::Denied,
         ExportError::AddressInUse(_) | ExportError::NameTaken(_) => Exit::Locked,
         ExportError::Node(error) => return Failure::block("cannot export", error),

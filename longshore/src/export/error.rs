@@ -3,22 +3,18 @@
 use std::{io, net::SocketAddr};
 
 use block::{BlockError, ErrorKind};
-use nbd::Errno;
-
-use super::address::NbdAddress;
+use nbd::{Errno, NbdAddress, UriError};
 
 /// Why a server or an export could not be had, or not be removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {
     /// A text is no NBD URI.
-    #[error("'{uri}' is not an NBD URI that can be served: {why}")]
-    Uri {
-        /// The text.
-        uri: String,
-        /// What is wrong with it, and what is expected.
-        why: String,
-    },
+    #[error(transparent)]
+    Uri(#[from] UriError),
+    /// The address names a host, and where to listen must be an address.
+    #[error("the host of {0} is neither 'localhost' nor an IP address to listen on")]
+    HostName(NbdAddress),
     /// The address is reachable from other hosts, and the options do not allow that.
     #[error("{0} is not a loopback address, and anybody who reaches it could read the export")]
     NotLoopback(SocketAddr),

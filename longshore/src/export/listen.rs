@@ -11,6 +11,7 @@ use std::{
 };
 
 use aio::Fd;
+use nbd::NbdAddress;
 use nix::{
     errno::Errno,
     sys::{
@@ -22,7 +23,7 @@ use nix::{
     },
 };
 
-use super::{Reach, address::NbdAddress, error::ExportError};
+use super::{Reach, error::ExportError};
 
 /// A socket that clients can connect to. Dropping it removes the socket file.
 #[derive(Debug)]
@@ -61,6 +62,7 @@ impl Listener {
                     source,
                 },
             }),
+            NbdAddress::Host { .. } => Err(ExportError::HostName(address.clone())),
         }
     }
 
@@ -112,8 +114,10 @@ impl Listener {
 pub(super) fn tune(socket: &Fd, address: &NbdAddress) {
     let tuned = match address {
         NbdAddress::Unix(_) => setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER_BYTES),
-        NbdAddress::Tcp(_) => setsockopt(socket, sockopt::TcpNoDelay, &true)
-            .and_then(|()| setsockopt(socket, sockopt::KeepAlive, &true)),
+        NbdAddress::Tcp(_) | NbdAddress::Host { .. } => {
+            setsockopt(socket, sockopt::TcpNoDelay, &true)
+                .and_then(|()| setsockopt(socket, sockopt::KeepAlive, &true))
+        }
     };
     if let Err(error) = tuned {
         tracing::debug!(%error, "a connection works without its socket options");

@@ -1,4 +1,4 @@
-//! [`NbdAddress`] and [`NbdUri`]: where a server listens, and how clients write that.
+//! [`NbdAddress`] and [`NbdUri`]: where a server listens, and how that is written.
 
 use std::{
     fmt,
@@ -8,18 +8,25 @@ use std::{
     str::FromStr,
 };
 
-use super::error::ExportError;
-
 /// The port of NBD.
 const PORT: u16 = 10809;
+/// Longest name of a host.
+const HOST_BYTES_MAX: usize = 253;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NbdAddress {
     /// A Unix socket at this path.
     Unix(PathBuf),
-    /// A TCP port; port zero lets the system choose one.
+    /// A TCP port; for a server, port zero lets the system choose one.
     Tcp(SocketAddr),
+    /// A TCP port of a machine that is known by name. Only clients can use it.
+    Host {
+        /// The machine's name; whether it exists, is for the caller to find out.
+        name: String,
+        /// The port.
+        port: u16,
+    },
 }
 
 impl fmt::Display for NbdAddress {
@@ -27,6 +34,7 @@ impl fmt::Display for NbdAddress {
         match self {
             Self::Unix(path) => write!(f, "{}", path.display()),
             Self::Tcp(address) => write!(f, "{address}"),
+            Self::Host { name, port } => write!(f, "{name}:{port}"),
         }
     }
 }
@@ -34,7 +42,7 @@ impl fmt::Display for NbdAddress {
 /// An NBD URI: an address and the name of an export, as in `nbd+unix:///disk?socket=/run/disk.sock`
 /// or `nbd://127.0.0.1:10809/disk`.
 ///
-/// Displayed, it is the text that clients such as `qemu-img` and `nbdcopy` take.
+/// Displayed, it is the text that clients such as `qemu-img` and `nbdcopy` take. `nbds` (TLS) is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NbdUri {
     /// Where the server listens.
@@ -43,11 +51,21 @@ pub struct NbdUri {
     pub export: String,
 }
 
-impl FromStr for NbdUri {
-    type Err = ExportError;
+/// A text is no NBD URI, or one of a kind that is not supported.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{uri}' is not an NBD URI that can be used: {why}")]
+pub struct UriError {
+    /// The text.
+    pub uri: String,
+    /// What is wrong with it, and what is expected.
+    pub why: String,
+}
 
-    fn from_str(uri: &str) -> Result<Self, ExportError> {
-        parse(uri).map_err(|why| ExportError::Uri {
+impl FromStr for NbdUri {
+    type Err = UriError;
+
+    fn from_str(uri: &str) -> Result<Self, UriError> {
+        parse(uri).map_err(|why| UriError {
             uri: uri.to_owned(),
             why,
         })
@@ -62,7 +80,7 @@ impl fmt::Display for NbdUri {
                 let path = encoded(path.as_os_str().as_bytes());
                 write!(f, "nbd+unix:///{name}?socket={path}")
             }
-            NbdAddress::Tcp(address) => write!(f, "nbd://{address}/{name}"),
+            address => write!(f, "nbd://{address}/{name}"),
         }
     }
 }
@@ -116,14 +134,24 @@ fn tcp_address(authority: &str, query: &str) -> Result<NbdAddress, String> {
     let bare = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
-    let ip = match bare.unwrap_or(host) {
-        "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        "" => return Err("the host is missing".to_owned()),
-        text => text.parse().map_err(|_| {
-            format!("the host '{text}' is neither 'localhost' nor an IP address to listen on")
-        })?,
-    };
-    Ok(NbdAddress::Tcp(SocketAddr::new(ip, port)))
+    if host.is_empty() {
+        return Err("the host is missing".to_owned());
+    }
+    if host == "localhost" {
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        return Ok(NbdAddress::Tcp(SocketAddr::new(ip, port)));
+    }
+    if let Ok(ip) = bare.unwrap_or(host).parse() {
+        return Ok(NbdAddress::Tcp(SocketAddr::new(ip, port)));
+    }
+    let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if host.len() <= HOST_BYTES_MAX && host.chars().all(is_of_a_name) {
+        let name = host.to_owned();
+        return Ok(NbdAddress::Host { name, port });
+    }
+    Err(format!(
+        "'{host}' is neither an address nor the name of a host"
+    ))
 }
 
 /// Takes `%2F` and the like apart.
@@ -197,6 +225,9 @@ mod tests {
         assert_eq!(parsed("nbd://localhost").address, tcp("127.0.0.1:10809"));
         assert_eq!(parsed("nbd://[::1]:7/").address, tcp("[::1]:7"));
         assert_eq!(parsed("nbd://[::1]").address, tcp("[::1]:10809"));
+        let (name, port) = ("store-1.example.org".to_owned(), 7);
+        let uri = parsed("nbd://store-1.example.org:7/x");
+        assert_eq!(uri.address, NbdAddress::Host { name, port });
     }
 
     #[test]
@@ -206,6 +237,7 @@ mod tests {
             "nbd+unix:///?socket=/run/a",
             "nbd://[::1]:7/x",
             "nbd://127.0.0.1:10809/%C3%A4",
+            "nbd://example.org:10809/x",
         ] {
             assert_eq!(parsed(text).to_string(), text);
         }
@@ -222,7 +254,11 @@ mod tests {
         refused("nbd+unix:///x?socket=a&b=c", "only 'socket=PATH'");
         refused("nbd+unix://run/x?socket=a", "three slashes");
         refused("nbd://", "the host is missing");
-        refused("nbd://example.org/x", "the host 'example.org' is neither");
+        refused(
+            "nbd://exa mple.org/x",
+            "neither an address nor the name of a host",
+        );
+        refused("nbd://me@example.org/x", "neither an address nor");
         refused("nbd://127.0.0.1:x/", "the port is not a number");
         refused("nbd://127.0.0.1:99999/", "the port is not a number");
         refused("nbd://127.0.0.1/x?socket=a", "mean nothing for a TCP");
