@@ -4,6 +4,7 @@ mod busy_poll;
 mod config;
 mod foreign;
 mod handlers;
+mod task_order;
 mod turn;
 
 use std::{
@@ -38,6 +39,7 @@ use crate::{
 use busy_poll::BusyPoll;
 pub use config::{Config, ContextStats};
 pub use foreign::ForeignSource;
+use task_order::TaskOrder;
 pub use turn::Blocking;
 
 /// One thread's event loop. Cheap to clone; every clone is the same loop, on its home thread.
@@ -79,6 +81,8 @@ pub(crate) struct Inner {
     in_task: Cell<bool>,
     /// Tasks between the run queue and their polls, empty between turns: kept for its memory.
     batch: RefCell<VecDeque<Runnable>>,
+    /// Absent where tasks run as they were woken.
+    task_order: Option<TaskOrder>,
     desk: Desk,
 }
 
@@ -124,6 +128,7 @@ impl AioContext {
             turns: Cell::new(0),
             in_task: Cell::new(false),
             batch: RefCell::default(),
+            task_order: config.task_order_seed.map(TaskOrder::new),
             desk: Desk::default(),
         };
         let context = Self {

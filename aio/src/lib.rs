@@ -126,6 +126,10 @@
 //! which is how tests go without waiting. Sleeps and timers end at their nanosecond or later, never
 //! earlier. Any number of them costs the same: they are in a hierarchical wheel.
 //!
+//! Contexts whose clocks are moved by hand, to [`AioContext::next_timer_ns`] each time, and that make no
+//! requests of the kernel, do the same every time. Several of them on one thread are a world in which
+//! [`Config::task_order_seed`] decides what happens first.
+//!
 //! # Busy polling
 //!
 //! Sleeping and waking costs tens of microseconds. A context with [`Config::poll_max_ns`] above zero looks

@@ -146,6 +146,19 @@ impl AioContext {
         self.timers().with(|timers| timers.timeout(self.clocks()))
     }
 
+    /// A time of `clock` before which no timer of it is due; `None` while there are no timers.
+    ///
+    /// For whoever moves a [manual clock](crate::Clock::manual) from event to event. It may be that a
+    /// turn at that time finds nothing due yet; asked again after it, this tells a later time.
+    ///
+    /// # Panics
+    ///
+    /// On another thread than the home thread.
+    #[must_use]
+    pub fn next_timer_ns(&self, clock: TimerClock) -> Option<u64> {
+        self.timers().with(|timers| timers.wheel(clock).next_ns())
+    }
+
     /// When the loop has to wake for its timers' sake, by each clock.
     pub(crate) fn timer_deadlines(&self) -> [u64; CLOCKS] {
         self.timers().with(Timers::deadlines)

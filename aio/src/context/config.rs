@@ -53,6 +53,10 @@ pub struct Config {
     pub wall_clock: Clock,
     /// A clock for timers that ask for it; it stands at zero until it is moved.
     pub virtual_clock: ManualClock,
+    /// For tests that are to find what depends on the order of tasks: which of the tasks that are due
+    /// runs next, and how many of them in one turn, is drawn from this seed. None, the default, is
+    /// first come, first served.
+    pub task_order_seed: Option<u64>,
 }
 
 impl Default for Config {
@@ -72,6 +76,7 @@ impl Default for Config {
             clock: Clock::Monotonic,
             wall_clock: Clock::Wall,
             virtual_clock: ManualClock::default(),
+            task_order_seed: None,
         }
     }
 }

@@ -81,7 +81,10 @@ impl AioContext {
         self.take_posts();
         progress |= self.run_bottom_halves();
         progress |= self.dispatch_handlers();
-        progress |= self.run_tasks();
+        progress |= match &self.inner.task_order {
+            None => self.run_tasks(),
+            Some(order) => self.run_tasks_in(order),
+        };
         progress |= self.expire_timers();
         progress
     }
@@ -213,7 +216,7 @@ impl AioContext {
     }
 
     /// Sorts the bottom halves, wake-ups and timers that other threads have raised.
-    fn take_inbox(&self) {
+    pub(super) fn take_inbox(&self) {
         let shared = &self.inner.shared;
         for listed in shared.inbox.take() {
             match listed.node().what.what {
@@ -356,7 +359,7 @@ impl AioContext {
         left < TASKS_PER_TURN
     }
 
-    fn run_task(&self, next: Runnable) {
+    pub(super) fn run_task(&self, next: Runnable) {
         match next {
             Runnable::Task(key) => self.poll_task(key),
             // Closed from within a task: what was queued is dropped.

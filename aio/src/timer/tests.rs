@@ -811,3 +811,28 @@ fn an_operation_of_its_own_runs_on_after_its_time_limit_and_frees_its_state() {
         assert!(done.get() && Rc::strong_count(&held) == 1);
     });
 }
+
+#[test]
+fn a_clock_that_jumps_from_timer_to_timer_passes_none() {
+    on_each_by_hand(|cx, hands| {
+        assert_eq!(cx.next_timer_ns(TimerClock::Loop), None);
+        let deadlines = [5, 70_000, 70_001, 3_000_000_000, u64::MAX / 2];
+        let sleeps = deadlines.map(|deadline_ns| {
+            let (cx, sleep) = (cx.clone(), cx.sleep_until_ns(deadline_ns));
+            cx.clone().spawn(async move {
+                sleep.await;
+                cx.now_ns()
+            })
+        });
+        settle(cx);
+
+        while let Some(next_ns) = cx.next_timer_ns(TimerClock::Loop) {
+            assert!(next_ns > hands.now.now_ns(), "time would stand still");
+            hands.now.set_ns(next_ns);
+            settle(cx);
+        }
+        for (sleep, deadline_ns) in sleeps.into_iter().zip(deadlines) {
+            assert_eq!(cx.block_on(sleep), deadline_ns);
+        }
+    });
+}
