@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::sanitize::{self, Watched};
 use crate::test::{self, Summary};
 use crate::workspace::Workspace;
-use crate::{licences, model, stress, tidy};
+use crate::{licences, model, sim, stress, tidy};
 
 /// What `longshore` exits with where the kernel cannot do what was asked for.
 const EXIT_UNSUPPORTED: i32 = 8;
@@ -16,7 +16,7 @@ const EXIT_UNSUPPORTED: i32 = 8;
 /// Schedules that the models of jobs go through at least, all together.
 const SCHEDULES_MIN: usize = 100_000;
 
-const STEPS: [(&str, Step); 14] = [
+const STEPS: [(&str, Step); 15] = [
     ("tidy", |ci| done(tidy::run(ci.workspace))),
     ("fmt", |ci| ci.cargo("fmt --all --check")),
     ("clippy", |ci| {
@@ -26,6 +26,7 @@ const STEPS: [(&str, Step); 14] = [
     ("loom", |ci| ci.loom()),
     ("interleave", |ci| ci.interleave()),
     ("model", |ci| done(model::run(ci.workspace, &[]))),
+    ("sim", |ci| done(sim::run(ci.workspace, &[]))),
     ("address", |ci| ci.address()),
     ("stress", |ci| done(stress::run(ci.workspace, &[]))),
     ("doc", |ci| ci.doc()),

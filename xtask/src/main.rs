@@ -14,6 +14,7 @@ mod licences;
 mod model;
 mod options;
 mod sanitize;
+mod sim;
 mod stress;
 mod test;
 mod tidy;
@@ -44,6 +45,9 @@ usage: cargo xtask <task>
   endure [--seconds N] [--seed S]
                   have random jobs copy disks that four guests write, for so long, an hour unless told
                   otherwise: files and loop devices on ext4, XFS and btrfs (as root), files as they are
+  sim [--seeds N] [--from S] [--threads N] | sim --seed S
+                  run jobs, guests and failing disks in so many simulated worlds, 2000 unless told
+                  otherwise, or one world again with everything that happens in it
   ci              exactly what CI runs, in its order";
 
 fn main() -> ExitCode {
@@ -65,6 +69,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["stress", rest @ ..] => stress::run(&Workspace::load()?, rest)?,
         ["endure", rest @ ..] => endure::run(&Workspace::load()?, rest)?,
         ["model", rest @ ..] => model::run(&Workspace::load()?, rest)?,
+        ["sim", rest @ ..] => sim::run(&Workspace::load()?, rest)?,
         ["ci"] => return Ok(ci::run(&Workspace::load()?)),
         ["help" | "-h" | "--help"] => println!("{USAGE}"),
         _ => bail!("no such task: {}\n\n{USAGE}", args.join(" ")),

@@ -30,7 +30,9 @@ impl TaskOrder {
     fn take(&self, local: &mut Local) -> Option<Runnable> {
         let due = u64::try_from(local.runnable.len()).ok()?;
         let chosen = if due > 1 { self.below(due) } else { 0 };
-        local.runnable.swap_remove_back(usize::try_from(chosen).ok()?)
+        local
+            .runnable
+            .swap_remove_back(usize::try_from(chosen).ok()?)
     }
 }
 

@@ -24,12 +24,14 @@ const CLOCKS: &[(&str, &str)] = &[
     ("benches/", "measures time"),
     ("longshore/src/main.rs", "tells a person how long it took"),
     ("longshore/src/cli/", "tells a person how long it took"),
+    ("sim/src/main.rs", "tells a person how long it took"),
     ("xtask/", "tells a person how long it took"),
 ];
 
 const PRINTERS: &[(&str, &str)] = &[
     ("benches/", "prints what it measured"),
     ("longshore/", "the command line"),
+    ("sim/src/main.rs", "the command line of developers"),
     ("xtask/", "the command line of developers"),
 ];
 

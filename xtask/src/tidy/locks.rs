@@ -8,7 +8,7 @@ use super::tree::{Finding, Tree, lines};
 const LIST: &str = "docs/locks.md";
 
 /// Development tools share nothing with the program.
-const TOOLS: [&str; 2] = ["benches/", "xtask/"];
+const TOOLS: [&str; 3] = ["benches/", "sim/", "xtask/"];
 
 /// Compares the product code with the list.
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {

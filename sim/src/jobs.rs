@@ -1,0 +1,244 @@
+//! The jobs of a world, as their events tell of them, and what must hold of every life.
+
+use std::{
+    cell::RefCell,
+    mem,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use block::Node;
+use drivers::backup::Backup;
+use job::{JobEvent, JobRegistry, JobStatus, Subscription};
+
+use crate::{
+    history::Tick,
+    stage::{Stage, Use},
+    trace::{self, Event},
+};
+
+/// Longest time in nanoseconds that a job takes to end once it is cancelled by force.
+const CANCEL_MAX_NS: u64 = 10_000_000_000;
+
+/// What is known of one job.
+pub(crate) struct Track {
+    pub(crate) id: String,
+    /// Its place in the list.
+    pub(crate) number: usize,
+    pub(crate) source: usize,
+    pub(crate) target: usize,
+    /// Between these two moments is the instant that a backup is of.
+    pub(crate) called: Tick,
+    pub(crate) returned: Option<Tick>,
+    pub(crate) backup: Option<Backup>,
+    pub(crate) status: Option<JobStatus>,
+    /// Its end was told.
+    pub(crate) has_ended: bool,
+    pub(crate) may_fail: bool,
+    pub(crate) force_cancelled_ns: Option<u64>,
+}
+
+impl Track {
+    /// Whether a client would not hear of it any more.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.status, None | Some(JobStatus::Null))
+    }
+}
+
+/// How many jobs ended how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ends {
+    /// Well.
+    pub completed: u64,
+    /// With an error.
+    pub failed: u64,
+    /// By a cancel.
+    pub cancelled: u64,
+}
+
+/// The jobs of a world.
+pub(crate) struct Jobs {
+    pub(crate) tracks: RefCell<Vec<Track>>,
+    pub(crate) ends: RefCell<Ends>,
+    heard: Arc<Mutex<Vec<JobEvent>>>,
+    _subscription: Subscription,
+}
+
+impl Jobs {
+    pub(crate) fn new(registry: &JobRegistry) -> Self {
+        let heard = Arc::<Mutex<Vec<JobEvent>>>::default();
+        let hear = heard.clone();
+        let subscription = registry.subscribe(move |event| {
+            let mut heard = hear.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.push(event.clone());
+        });
+        Self {
+            tracks: RefCell::default(),
+            ends: RefCell::default(),
+            heard,
+            _subscription: subscription,
+        }
+    }
+
+    fn take_heard(&self) -> Vec<JobEvent> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::take(&mut *heard)
+    }
+}
+
+impl Stage {
+    /// Takes in what the events since the last time have told.
+    pub(crate) fn hear(&self) {
+        for event in self.jobs.take_heard() {
+            let id = event.job().id.to_string();
+            let mut tracks = self.jobs.tracks.borrow_mut();
+            let Some(track) = tracks.iter_mut().rev().find(|track| track.id == id) else {
+                trace::violated("D6", format!("an event of job {id}, which nobody made"));
+                continue;
+            };
+            self.take_in(track, &event);
+        }
+    }
+
+    fn take_in(&self, track: &mut Track, event: &JobEvent) {
+        let id = &track.id;
+        if track.status == Some(JobStatus::Null) {
+            trace::violated(
+                "D6",
+                format!("job {id} is told of after its end: {event:?}"),
+            );
+        }
+        match event {
+            JobEvent::StatusChange { status, .. } => self.change(track, *status),
+            JobEvent::Completed { error, .. } => {
+                let what = match error {
+                    None => "completed".to_owned(),
+                    Some(error) => format!("failed: {error}"),
+                };
+                self.told(track, what);
+                match error {
+                    None => self.check_completed(track),
+                    Some(_) if track.may_fail => {}
+                    Some(error) => {
+                        let text = format!("job {} failed without a cause: {error}", track.id);
+                        trace::violated("D6", text);
+                    }
+                }
+                let mut ends = self.jobs.ends.borrow_mut();
+                match error {
+                    None => ends.completed += 1,
+                    Some(_) => ends.failed += 1,
+                }
+                Self::end(track);
+            }
+            JobEvent::Cancelled(_) => {
+                self.told(track, "cancelled".to_owned());
+                self.jobs.ends.borrow_mut().cancelled += 1;
+                Self::end(track);
+            }
+            other => self.told(track, kind_of(other)),
+        }
+    }
+
+    fn told(&self, track: &Track, what: String) {
+        let job = track.id.clone();
+        trace::note(Event::Told { job, what });
+    }
+
+    fn change(&self, track: &mut Track, status: JobStatus) {
+        let job = track.id.clone();
+        trace::note(Event::Job { job, status });
+        let follows = match track.status {
+            None => status == JobStatus::Created,
+            Some(before) => before.can_become(status),
+        };
+        if !follows {
+            let before = track.status;
+            let text = format!("job {} went from {before:?} to {status}", track.id);
+            trace::violated("D6", text);
+        }
+        if status == JobStatus::Concluded && !track.has_ended && track.returned.is_some() {
+            let text = format!("job {} is concluded, and nobody was told how", track.id);
+            trace::violated("D6", text);
+        }
+        track.status = Some(status);
+        if status == JobStatus::Null {
+            self.release(track);
+        }
+    }
+
+    fn end(track: &mut Track) {
+        if mem::replace(&mut track.has_ended, true) {
+            trace::violated("D6", format!("job {} has ended twice", track.id));
+        }
+    }
+
+    /// A job that is forgotten, or never was, has no claim to its target any more.
+    pub(crate) fn release(&self, track: &Track) {
+        let mut use_ = self.targets[track.target].use_.borrow_mut();
+        if matches!(*use_, Use::Taken(number) if number == track.number) {
+            *use_ = Use::Free;
+        }
+    }
+
+    /// A backup that says that it has completed is one moment of its source, and is stable.
+    fn check_completed(&self, track: &Track) {
+        let target = &self.targets[track.target];
+        let (content, durable) = (target.disk.content(), target.disk.durable());
+        let history = self.sources[track.source].history.borrow();
+        let returned = track.returned.unwrap_or_else(|| self.ticks.get());
+        let within = (track.called, returned);
+        if let Err(text) = history.cut(&content, within) {
+            let text = format!("the target of job {} is no cut: {text}", track.id);
+            trace::violated("D2", text);
+        } else if let Err(text) = history.cut(&durable, within) {
+            let text = format!("the target of job {} is not stable: {text}", track.id);
+            trace::violated("D8", text);
+        }
+        *target.use_.borrow_mut() = Use::Complete(Rc::from(durable));
+    }
+
+    /// Whatever is to hold all the time.
+    pub(crate) fn check_now(&self) {
+        let now_ns = self.clock.now_ns();
+        for track in self.jobs.tracks.borrow().iter() {
+            let since_ns = track.force_cancelled_ns.filter(|_| !track.has_ended);
+            let is_late = since_ns.is_some_and(|since_ns| now_ns > since_ns + CANCEL_MAX_NS);
+            if is_late && !track.is_over() && track.returned.is_some() {
+                let text = format!("job {} was cancelled by force and does not end", track.id);
+                trace::violated("D7", text);
+            }
+        }
+    }
+
+    /// Checks that what completed jobs have left is as they have left it.
+    pub(crate) fn check_targets(&self, left: impl Fn(&crate::disk::Disk) -> Vec<u8>) {
+        for target in &self.targets {
+            if let Use::Complete(bytes) = &*target.use_.borrow()
+                && *left(&target.disk) != **bytes
+            {
+                let name = target.node.name();
+                let text = format!("{name} has changed after its job had completed");
+                trace::violated("D8", text);
+            }
+        }
+    }
+
+    /// The filters that are in the graph.
+    pub(crate) fn filters(&self) -> Vec<Node> {
+        let mut nodes = self.graph.nodes();
+        nodes.retain(|node| node.driver_name() != "sim-disk");
+        nodes
+    }
+}
+
+fn kind_of(event: &JobEvent) -> String {
+    match event {
+        JobEvent::Ready(_) => "ready".to_owned(),
+        JobEvent::Pending(_) => "pending".to_owned(),
+        JobEvent::Error {
+            operation, action, ..
+        } => format!("{operation} error, {action}"),
+        _ => "something else".to_owned(),
+    }
+}
