@@ -25,7 +25,7 @@ mod engine;
 pub mod export;
 
 pub use drivers::{
-    PaceReport,
+    PaceReason, PaceReport,
     backup::{Backup, BackupError, BackupOptions, BackupReport},
 };
 pub use engine::{Engine, EngineConfig, OpenedFile};

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::units::{parse_bytes, parse_rate};
+use longshore::BackupOptions;
+
+use super::units::{parse_bytes, parse_chunk, parse_millis, parse_rate};
 
 /// Live block jobs on Linux: point-in-time backups of disk images, while they are written to.
 #[derive(Debug, Parser)]
@@ -130,12 +132,40 @@ pub(crate) struct Backup {
     /// Bytes per second at most, such as 200M
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
     /// Bypass the page cache (O_DIRECT)
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) direct: Use,
     /// Check the copy at the end
     #[arg(long, value_name = "HOW", default_value = "none")]
     pub(crate) verify: VerifyArg,
+}
+
+/// What a copy may take.
+#[derive(Debug, Args)]
+pub(crate) struct Bounds {
+    /// Most that the copy may add to writes of guests, 99 of 100, in milliseconds: it backs off to stay below
+    #[arg(long, value_name = "MS", value_parser = parse_millis)]
+    pub(crate) guest_latency: Option<u64>,
+    /// Most requests of the copy in flight; as many as the devices work on by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) workers: Option<u32>,
+    /// Most bytes in a request of the copy, 64K or more
+    #[arg(long, value_name = "SIZE", value_parser = parse_chunk)]
+    pub(crate) chunk: Option<u64>,
+}
+
+impl Bounds {
+    /// `options` within these bounds.
+    pub(crate) fn bound(&self, options: BackupOptions) -> BackupOptions {
+        BackupOptions {
+            guest_latency_ns: self.guest_latency,
+            max_workers: self.workers,
+            max_chunk_bytes: self.chunk,
+            ..options
+        }
+    }
 }
 
 /// Compare two images byte by byte.
@@ -206,6 +236,8 @@ pub(crate) struct Demo {
     /// How long the guest writes before the backup
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=60))]
     pub(crate) seconds: u64,
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
     /// Keep the folder with image and copy
     #[arg(long)]
     pub(crate) keep: bool,

@@ -195,7 +195,7 @@ impl Task<'_> {
                 Target::File(_) => TargetContent::Zero,
                 Target::Device(_) => TargetContent::Unknown,
             },
-            ..BackupOptions::new(&job_id)
+            ..args.bounds.bound(BackupOptions::new(&job_id))
         };
         let backup = self
             .engine
@@ -248,6 +248,8 @@ impl Task<'_> {
             zero_bytes: counters.zero_bytes,
             skipped_bytes: counters.skipped_bytes,
             limit_bytes_per_s: self.args.limit,
+            pace: report.pace,
+            guest_latency_ns: self.args.bounds.guest_latency,
         }
     }
 

@@ -62,6 +62,7 @@ pub(crate) fn run(args: &args::Demo, session: &Session) -> Result<Done, Failure>
     }
     let demo = Demo {
         session,
+        bounds: &args.bounds,
         disk: scratch.path().join("disk.img"),
         copy: scratch.path().join("copy.img"),
         image: Image::up_to(args.size),
@@ -99,6 +100,7 @@ pub(crate) fn run(args: &args::Demo, session: &Session) -> Result<Done, Failure>
 /// One demonstration in one folder.
 struct Demo<'a> {
     session: &'a Session,
+    bounds: &'a args::Bounds,
     folder: &'a Path,
     disk: PathBuf,
     copy: PathBuf,
@@ -226,7 +228,7 @@ impl Demo<'_> {
         let mut progress = Progress::start(self.output(), title, "demo");
         let options = BackupOptions {
             target_content: TargetContent::Zero,
-            ..BackupOptions::new("demo")
+            ..self.bounds.bound(BackupOptions::new("demo"))
         };
         let asked = ticks.next();
         let backup = engine
@@ -247,6 +249,8 @@ impl Demo<'_> {
                 zero_bytes: report.counters.zero_bytes,
                 skipped_bytes: report.counters.skipped_bytes,
                 limit_bytes_per_s: None,
+                pace: report.pace,
+                guest_latency_ns: self.bounds.guest_latency,
             }
         };
         let outcome = backup::wait(self.session, backup.job(), &mut progress, &moment);

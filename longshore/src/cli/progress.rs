@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use longshore::{PaceReason, PaceReport};
 use serde_json::json;
 
 use super::{
@@ -40,6 +41,10 @@ pub(crate) struct Moment {
     pub(crate) skipped_bytes: u64,
     /// Most bytes per second, where that is limited.
     pub(crate) limit_bytes_per_s: Option<u64>,
+    /// How fast it goes, and what bounds that.
+    pub(crate) pace: PaceReport,
+    /// Most that may be added to writes of guests, in nanoseconds, where that is limited.
+    pub(crate) guest_latency_ns: Option<u64>,
 }
 
 impl Moment {
@@ -47,6 +52,11 @@ impl Moment {
     fn remaining_bytes(&self) -> u64 {
         let left = self.total_bytes.saturating_sub(self.done_bytes);
         self.data_bytes.saturating_sub(self.moved_bytes).min(left)
+    }
+
+    /// What slows the copy down for the sake of somebody else.
+    fn throttle(&self) -> Option<PaceReason> {
+        Some(self.pace.reason).filter(|reason| reason.is_throttle())
     }
 }
 
@@ -208,7 +218,7 @@ impl<'a> Progress<'a> {
             moment.done_bytes,
             moment.total_bytes,
             units::rate(self.rate.bytes_per_s()),
-            limit_text(moment),
+            moment.throttle().map_or("none", PaceReason::as_str),
         )
     }
 
@@ -231,12 +241,15 @@ impl<'a> Progress<'a> {
             "eta_seconds": eta,
             "eta_reason": reason,
             "limit_bytes_per_second": moment.limit_bytes_per_s,
+            "applied_bytes_per_second": moment.throttle().map(|_| moment.pace.applied_bytes_per_s),
+            "throttle_reason": moment.throttle().map(PaceReason::as_str),
+            "guest_write_added_p99_us": moment.pace.guest_added_p99_ns.map(|ns| ns / 1000),
         }))
     }
 }
 
 /// What a bar looks like; the cursor never leaves these lines.
-fn lines(title: &str, moment: &Moment, bytes_per_s: u64, eta: &Eta) -> [String; 3] {
+fn lines(title: &str, moment: &Moment, bytes_per_s: u64, eta: &Eta) -> Vec<String> {
     let eta = match eta {
         Eta::Seconds(seconds) => units::duration(Duration::from_secs(*seconds)),
         Eta::Unknown(why) => format!("? ({why})"),
@@ -255,7 +268,19 @@ fn lines(title: &str, moment: &Moment, bytes_per_s: u64, eta: &Eta) -> [String; 
         units::bytes(moment.zero_bytes),
         limit_text(moment),
     );
-    [title.to_owned(), copy, skipped]
+    let mut lines = vec![title.to_owned(), copy, skipped];
+    lines.extend(guest_text(moment));
+    lines
+}
+
+/// What guests feel of the copy, where that is limited.
+fn guest_text(moment: &Moment) -> Option<String> {
+    let budget = units::millis(moment.guest_latency_ns?);
+    let added = moment.pace.guest_added_p99_ns;
+    let added = added.map_or_else(|| "?".to_owned(), |ns| format!("+{}", units::millis(ns)));
+    Some(format!(
+        "          guest writes {added} p99 (budget {budget})"
+    ))
 }
 
 fn limit_text(moment: &Moment) -> String {
@@ -298,7 +323,23 @@ mod tests {
             zero_bytes: 9 << 30,
             skipped_bytes: 61 << 30,
             limit_bytes_per_s: None,
+            pace: PaceReport::default(),
+            guest_latency_ns: None,
         }
+    }
+
+    #[test]
+    fn a_budget_for_guests_has_a_line_of_its_own() {
+        let mut moment = Moment {
+            guest_latency_ns: Some(2_000_000),
+            ..half_way()
+        };
+        let line = |moment: &Moment| lines("", moment, 0, &Eta::Seconds(1))[3].clone();
+        let unknown = "          guest writes ? p99 (budget 2 ms)";
+        assert_eq!(line(&moment), unknown);
+        moment.pace.guest_added_p99_ns = Some(80_000);
+        let known = "          guest writes +0.08 ms p99 (budget 2 ms)";
+        assert_eq!(line(&moment), known);
     }
 
     #[test]

@@ -49,6 +49,35 @@ pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Bytes of a request: a size that holds a cluster.
+pub(crate) fn parse_chunk(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        0..65536 => Err("a request of the copy has 64K at least".to_owned()),
+        chunk => Ok(chunk),
+    }
+}
+
+/// Milliseconds such as `2` or `0.5`, in nanoseconds.
+pub(crate) fn parse_millis(text: &str) -> Result<u64, String> {
+    let refused = || format!("'{text}' is not a number of milliseconds such as 2 or 0.5");
+    let millis: f64 = text.parse().map_err(|_| refused())?;
+    let time = Duration::try_from_secs_f64(millis / 1e3).map_err(|_| refused())?;
+    match u64::try_from(time.as_nanos()) {
+        Ok(ns) if ns > 0 => Ok(ns),
+        _ => Err(refused()),
+    }
+}
+
+/// Nanoseconds as `0.08 ms`, `2 ms`, `150 ms`.
+pub(crate) fn millis(ns: u64) -> String {
+    let hundredths = ns / 10_000;
+    let (whole, part) = (hundredths / 100, hundredths % 100);
+    match (whole, part) {
+        (0..10, 1..) => format!("{whole}.{part:02} ms"),
+        _ => format!("{whole} ms"),
+    }
+}
+
 /// `1.42 GiB`, `384 MiB`, `511 B`: three digits and a power of 1024.
 pub(crate) fn bytes(count: u64) -> String {
     let unit = UNITS.iter().rev().find(|(_, unit)| count >= *unit);
@@ -152,6 +181,17 @@ fn date(days_since_1970: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn milliseconds_may_have_decimals_and_chunks_hold_a_cluster() {
+        let told = ["2", "0.5", "0.08", "150"].map(|text| millis(parse_millis(text).unwrap()));
+        assert_eq!(told, ["2 ms", "0.50 ms", "0.08 ms", "150 ms"]);
+        for text in ["", "0", "-1", "x", "nan", "inf", "1e99"] {
+            parse_millis(text).unwrap_err();
+        }
+        assert_eq!(parse_chunk("256K"), Ok(256 << 10));
+        parse_chunk("4K").unwrap_err();
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

@@ -15,7 +15,7 @@ fn demo(world: &World, backend: &str, args: &[&str]) -> Run {
 
 fn check(backend: &str) {
     let world = World::new();
-    let ran = demo(&world, backend, &["--seconds", "0"]);
+    let ran = demo(&world, backend, &["--seconds", "0", "--guest-latency", "2"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     for word in [
         "1/4",

@@ -44,6 +44,28 @@ fn a_backup_tells_start_progress_and_result() {
 }
 
 #[test]
+fn what_bounds_a_copy_is_in_the_records() {
+    let world = World::new();
+    world.random("a.img", 3 << 20);
+    let args = ["backup", "--json", "--limit", "2M", "--chunk", "64K"];
+    let bounded = world.run_ok(&[&args[..], &["--workers", "1", "a.img", "b.img"]].concat());
+    let records = bounded.records();
+    let mut told = records.iter().filter(|record| record["type"] == "progress");
+    let slowed = told.any(|record| {
+        record["throttle_reason"] == "speed-limit" && record["applied_bytes_per_second"].is_u64()
+    });
+    assert!(slowed, "{records:?}");
+    for args in [
+        ["--chunk", "4K"],
+        ["--workers", "0"],
+        ["--guest-latency", "0"],
+    ] {
+        let run = world.run(&[&["backup"][..], &args, &["a.img", "c.img"]].concat());
+        assert_eq!(run.code, 2, "{run:?}");
+    }
+}
+
+#[test]
 fn every_command_has_one_result() {
     let world = World::new();
     world.random("a.img", 5000);
