@@ -235,7 +235,7 @@ impl NodeBitmaps<'_> {
 
     /// Makes all bitmaps as long as the node is to be: what is new is clean, what is past the end is forgotten.
     ///
-    /// The node is drained. A node that grows is grown after this, one that shrinks is shrunk before, so that
+    /// Nothing else changes the node meanwhile. A node that grows is grown after this, one that shrinks is shrunk before, so that
     /// an error leaves node and bitmaps as they were: to shrink never fails but for [`NodeBitmaps::check_resize`].
     ///
     /// # Errors
@@ -244,10 +244,6 @@ impl NodeBitmaps<'_> {
     ///
     /// - [`ErrorKind::Busy`]: an operation uses one of them.
     /// - [`ErrorKind::NoSpace`]: there is no memory for so many bits.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "no node changes its length yet")
-    )]
     pub(crate) fn resize(&self, len_bytes: u64) -> Result<(), BlockError> {
         self.check_resize()?;
         let cells = self.table().cells();

@@ -17,6 +17,7 @@ pub mod child;
 mod home;
 pub mod parent;
 pub mod permission;
+mod resize;
 mod state;
 #[cfg(test)]
 mod tests;

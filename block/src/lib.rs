@@ -75,4 +75,5 @@ pub use latency::{LatencyHistogram, NodeLatency};
 pub use node::{Node, NodeStatistics};
 pub use node_driver::{
     Access, FilePlace, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
+    fixed_length,
 };

@@ -1,12 +1,17 @@
 //! What an implementer of a node writes: [`NodeDriver`].
 
-use std::{any::Any, fmt, future::Future, pin::Pin};
+use std::{
+    any::Any,
+    fmt,
+    future::{Future, ready},
+    pin::Pin,
+};
 
 use aio::{AioContext, Fd, IoBuf};
 
 use crate::{
     allocation::{ByteRange, Extent},
-    error::BlockError,
+    error::{BlockError, ErrorKind},
     graph::child::Child,
     nodes::FileIdentity,
 };
@@ -47,6 +52,8 @@ pub struct RequestFlags {
     pub no_fallback: bool,
     /// The content as seen by readers does not change (copy-on-read and the like): filters need not save the old data.
     pub unchanged: bool,
+    /// Changes: nothing that overlaps changes the node at the same time, by whomever it is made.
+    pub serialising: bool,
 }
 
 /// What a node can take. All facts are fixed while the node is open, but for the length.
@@ -168,6 +175,17 @@ pub trait NodeDriver: Any + fmt::Debug + Send + Sync {
     /// Makes every write that completed before this call stable.
     fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>>;
 
+    /// Makes the node `len_bytes` long: what is new reads as zeroes, what is past the end is gone.
+    ///
+    /// No request that changes the node runs beside it, for `Node` sees to that; a read that meets the new end may
+    /// fail. [`Limits::len_bytes`] says the new length once this has ended well, and the old one if not. A node
+    /// whose length is fixed refuses with [`fixed_length`].
+    fn truncate<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>>;
+
     /// The longest run with one status from the start of `range` on, at most `range` long.
     ///
     /// An answer of `Data` is always right; `Zero` promises that every byte of the run reads as zero.
@@ -191,4 +209,10 @@ pub trait NodeDriver: Any + fmt::Debug + Send + Sync {
     /// A write that fails so may still change the node later, if the server has it already. Later
     /// requests are served as ever. Filters pass this on to the child that theirs go to. Any thread.
     fn cancel_in_flight(&self);
+}
+
+/// What a node answers to [`NodeDriver::truncate`] whose length is fixed: `Unsupported`, because of `why`.
+#[must_use]
+pub fn fixed_length<'a>(why: &'static str) -> RequestFuture<'a, Result<(), BlockError>> {
+    Box::pin(ready(Err(BlockError::new(ErrorKind::Unsupported, why))))
 }

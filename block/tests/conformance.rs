@@ -362,6 +362,7 @@ async fn check(cx: &AioContext, graph: &Graph, node: &Node, storage: Storage) {
         random_requests_match_a_model(&edge, cx, 0x5eed_0001 ^ node.len_bytes()).await;
         neighbours_at_once_do_not_disturb_each_other(&edge, cx).await;
         the_end_can_be_rewritten_byte_by_byte(&edge, cx).await;
+        what_stays_survives_a_change_of_length(&edge, cx, graph).await;
     }
     extents_tell_the_truth(&edge, cx).await;
 }
@@ -532,6 +533,27 @@ async fn the_end_can_be_rewritten_byte_by_byte(edge: &Child, cx: &AioContext) {
     assert_eq!(found, wanted);
 }
 
+/// Longer, shorter, and as it was; or always the same, where the length is fixed.
+async fn what_stays_survives_a_change_of_length(edge: &Child, cx: &AioContext, graph: &Graph) {
+    let len = edge.len_bytes();
+    for wanted in [2 * len + 5000, len + 13, len / 2 + 1, 0, len] {
+        let before = read(edge, cx, 0, edge.len_bytes()).await;
+        if let Err(error) = graph.resize(&edge.node(), cx, wanted).await {
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert_eq!(edge.len_bytes(), len);
+            return;
+        }
+        assert_eq!(edge.len_bytes(), wanted);
+        let mut model = before;
+        model.resize(span(ByteRange::between(0, wanted)).len(), 0);
+        let found = read(edge, cx, 0, wanted).await;
+        assert!(found == model, "{len} bytes became {wanted}");
+        extents_tell_the_truth(edge, cx).await;
+        requests_past_the_end_are_refused(edge, cx).await;
+        the_end_can_be_rewritten_byte_by_byte(edge, cx).await;
+    }
+}
+
 // Below: fixtures and helpers.
 
 fn on_each_backend(test: impl AsyncFn(AioContext)) {
@@ -603,7 +625,11 @@ fn memory(graph: &Graph, len_bytes: u64, request_align_bytes: u32) -> Node {
 
 fn raw(graph: &Graph, below: &Node, options: RawOptions) -> Node {
     let builder = graph.build_node(Some("raw")).unwrap();
-    let permissions = Permissions::uses(&[Permission::ConsistentRead, Permission::Write]);
+    let permissions = Permissions::uses(&[
+        Permission::ConsistentRead,
+        Permission::Write,
+        Permission::Resize,
+    ]);
     let child = builder
         .attach(below, "file", ChildRole::Data, permissions)
         .unwrap();

@@ -33,6 +33,7 @@ const FLAGS: RequestFlags = RequestFlags {
     may_unmap: false,
     no_fallback: false,
     unchanged: false,
+    serialising: false,
 };
 
 struct World {

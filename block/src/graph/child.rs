@@ -305,6 +305,28 @@ impl Child {
         self.enter().await.flush(cx).await
     }
 
+    /// Makes the node `len_bytes` long; what is new reads as zeroes. Its dirty bitmaps follow.
+    ///
+    /// Waits until no request that changes the node is under way, and keeps others waiting. A read that meets the
+    /// new end may fail.
+    ///
+    /// # Errors
+    ///
+    /// The length is what it was.
+    ///
+    /// - [`ErrorKind::PermissionConflict`]: this edge may not resize the node.
+    /// - [`ErrorKind::ReadOnly`]: the node cannot be written.
+    /// - [`ErrorKind::Busy`]: an operation uses one of its bitmaps.
+    /// - [`ErrorKind::Unsupported`]: its length is fixed. Or whatever else the node driver says.
+    pub async fn truncate(&self, cx: &AioContext, len_bytes: u64) -> Result<(), BlockError> {
+        if !self.edge.permissions().uses.contains(Permission::Resize) {
+            let what = format!("{} may not resize", self.edge.attachment.parent);
+            let error = BlockError::new(ErrorKind::PermissionConflict, what);
+            return Err(error.on_node(self.node().name()));
+        }
+        self.enter().await.truncate(cx, len_bytes).await
+    }
+
     /// What is at the start of `range`, and how far that goes on, at most to the end of `range`.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod replace;
+mod resize;
 
 struct World {
     cx: AioContext,

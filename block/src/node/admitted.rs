@@ -10,7 +10,7 @@ use crate::{
     error::{BlockError, ErrorKind},
     gate::RequestGuard,
     latency::Timed,
-    node_driver::{RequestFlags, Transferred, Way},
+    node_driver::{Limits, RequestFlags, Transferred, Way},
     request::{
         Passage,
         align::{self, Content},
@@ -100,12 +100,15 @@ impl Admitted {
     ) -> Transferred {
         let node = self.node();
         let _timed = node.inner.latencies.time(cx, Timed::Write);
-        let _passage = self.pass_or_serialise(range).await;
-        let (buf, result) = if align::fits(&node.limits(), range) {
-            node.driver().write(cx, range.start(), buf, flags).await
-        } else {
-            let written = align::rewrite(node, cx, range, Content::Bytes(&buf), flags).await;
-            (buf, written.map(|()| Way::Bounced))
+        let (buf, result) = match self.passage(range, flags).await {
+            Err(error) => (buf, Err(error)),
+            Ok((_passage, limits)) if align::fits(&limits, range) => {
+                node.driver().write(cx, range.start(), buf, flags).await
+            }
+            Ok((_passage, _)) => {
+                let written = align::rewrite(node, cx, range, Content::Bytes(&buf), flags).await;
+                (buf, written.map(|()| Way::Bounced))
+            }
         };
         let counters = &node.inner.counters;
         node.count_bytes(&counters.written_bytes, range, &result);
@@ -120,13 +123,27 @@ impl Admitted {
         self.user == User::Node
     }
 
-    async fn pass_or_serialise(&self, range: ByteRange) -> Passage<'_> {
-        let limits = self.node().limits();
-        let changing = self.node().changing();
-        if align::is_aligned(&limits, range) {
-            changing.pass(range).await
-        } else {
-            changing.serialise(align::outer(&limits, range)).await
+    /// The right to change `range`, and the limits that hold meanwhile: the length does not change beside it.
+    async fn passage(
+        &self,
+        range: ByteRange,
+        flags: RequestFlags,
+    ) -> Result<(Passage<'_>, Limits), BlockError> {
+        let node = self.node();
+        let mut limits = node.limits();
+        loop {
+            let passage = if align::is_aligned(&limits, range) && !flags.serialising {
+                node.changing().pass(range).await
+            } else {
+                let outer = align::outer(&limits, range);
+                node.changing().serialise(outer).await
+            };
+            let now = node.limits();
+            if now == limits {
+                return Ok((passage, now));
+            }
+            node.check(&now, Some(range))?;
+            limits = now;
         }
     }
 
@@ -158,17 +175,7 @@ impl Admitted {
     ) -> Result<(), BlockError> {
         let node = self.node();
         let _timed = node.inner.latencies.time(cx, Timed::Write);
-        let result = if align::is_aligned(&node.limits(), range) {
-            let _passage = node.changing().pass(range).await;
-            zero_aligned(node, cx, range, flags).await
-        } else if flags.no_fallback {
-            Err(BlockError::new(
-                ErrorKind::Unsupported,
-                "zeroes at unaligned edges must be written",
-            ))
-        } else {
-            self.zero_unaligned(cx, range, flags).await
-        };
+        let result = self.zero(cx, range, flags).await;
         let counters = &node.inner.counters;
         if result.is_ok() {
             counters.written_bytes.fetch_add(range.len(), Relaxed);
@@ -177,15 +184,22 @@ impl Admitted {
     }
 
     /// Zeroes the aligned middle by the node driver's own means, and rewrites both edges.
-    async fn zero_unaligned(
+    async fn zero(
         &self,
         cx: &AioContext,
         range: ByteRange,
         flags: RequestFlags,
     ) -> Result<(), BlockError> {
         let node = self.node();
-        let _passage = self.pass_or_serialise(range).await;
-        let middle = align::inner(&node.limits(), range);
+        let (_passage, limits) = self.passage(range, flags).await?;
+        if align::is_aligned(&limits, range) {
+            return zero_aligned(node, cx, range, flags).await;
+        }
+        if flags.no_fallback {
+            let what = "zeroes at unaligned edges must be written";
+            return Err(BlockError::new(ErrorKind::Unsupported, what));
+        }
+        let middle = align::inner(&limits, range);
         if middle.is_empty() {
             return align::rewrite(node, cx, range, Content::Zeroes, flags).await;
         }
@@ -214,11 +228,27 @@ impl Admitted {
         let context = cx.clone();
         let discarding = async move {
             let node = self.node();
-            let _passage = node.changing().pass(whole).await;
-            let result = node.driver().discard(&context, whole).await;
+            let result = match self.passage(whole, RequestFlags::default()).await {
+                Ok(_passage) => node.driver().discard(&context, whole).await,
+                Err(error) => Err(error),
+            };
             node.finished(&node.inner.counters.discards, range, result)
         };
         carried(cx, discarding).await
+    }
+
+    pub(crate) async fn truncate(self, cx: &AioContext, len_bytes: u64) -> Result<(), BlockError> {
+        let node = self.node();
+        node.check_change(&node.limits(), Some(ByteRange::between(0, 0)))?;
+        let context = cx.clone();
+        let resizing = async move {
+            let node = self.node();
+            let everything = ByteRange::between(0, u64::MAX);
+            let _passage = node.changing().serialise(everything).await;
+            let resized = node.resize(&context, len_bytes).await;
+            resized.map_err(|error| error.on_node(node.name()))
+        };
+        carried(cx, resizing).await
     }
 
     pub(crate) async fn flush(self, cx: &AioContext) -> Result<(), BlockError> {
@@ -255,6 +285,22 @@ impl Admitted {
         let result = node.driver().extent(cx, outer).await;
         let extent = result.map_err(|error| error.on_node(node.name()).at(range))?;
         Ok(align::cut_extent(extent, outer, range, &limits))
+    }
+}
+
+impl Node {
+    /// Changes the length while nobody changes the content. Bitmaps are never shorter than the node.
+    async fn resize(&self, cx: &AioContext, len_bytes: u64) -> Result<(), BlockError> {
+        let before = self.len_bytes();
+        self.bitmaps().check_resize()?;
+        if len_bytes > before {
+            self.bitmaps().resize(len_bytes)?;
+        }
+        let result = self.driver().truncate(cx, len_bytes).await;
+        if self.len_bytes() < len_bytes.max(before) {
+            self.bitmaps().resize(self.len_bytes())?;
+        }
+        result
     }
 }
 

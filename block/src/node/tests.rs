@@ -26,6 +26,7 @@ const FLAGS: RequestFlags = RequestFlags {
     may_unmap: false,
     no_fallback: false,
     unchanged: false,
+    serialising: false,
 };
 
 struct World {
@@ -279,6 +280,41 @@ fn a_failed_request_names_node_and_range() {
             error.to_string(),
             "no zeroes here, 512 bytes at 512, on node 's'"
         );
+    });
+}
+
+/// SEMANTICS K-28: who copies old data to where guests read it must not be overtaken half-way.
+#[test]
+fn a_serialising_write_is_kept_apart_from_all_that_overlap_it() {
+    let w = world();
+    w.cx.block_on(async {
+        w.disk.hold();
+        let start = |offset, flags| {
+            let (child, cx) = (w.child.clone(), w.cx.clone());
+            w.cx.spawn(async move {
+                let (_, written) = child.write(&cx, offset, buffer(512, 1), flags).await;
+                written.unwrap();
+            })
+        };
+        let serialising = RequestFlags {
+            serialising: true,
+            ..FLAGS
+        };
+        let first = start(0, serialising);
+        settle(&w.cx).await;
+        let all = [
+            first,
+            start(0, FLAGS),
+            start(512, FLAGS),
+            start(0, serialising),
+        ];
+        settle(&w.cx).await;
+        assert_eq!(w.disk.writes(), 2, "the first, and its neighbour");
+        w.disk.release();
+        for task in all {
+            task.await;
+        }
+        assert_eq!(w.disk.writes(), 4);
     });
 }
 

@@ -22,7 +22,9 @@ use crate::{
         permission::{Permission, Permissions},
     },
     node::Node,
-    node_driver::{Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred},
+    node_driver::{
+        Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, fixed_length,
+    },
     wait::{First, WaitList, first_of},
 };
 
@@ -333,6 +335,14 @@ impl NodeDriver for CopyBeforeWriteNode {
 
     fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(self.source.flush(cx))
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        _cx: &'a AioContext,
+        _len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        fixed_length("a node keeps its length while it is copied")
     }
 
     fn extent<'a>(

@@ -411,6 +411,14 @@ impl NodeDriver for FaultNode {
         })
     }
 
+    fn truncate<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        Box::pin(self.child.truncate(cx, len_bytes))
+    }
+
     fn extent<'a>(
         &'a self,
         cx: &'a AioContext,

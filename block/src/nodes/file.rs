@@ -4,6 +4,7 @@ mod holes;
 mod locking;
 mod open;
 mod place;
+mod resize;
 mod zeroes;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::PathBuf,
-    sync::OnceLock,
+    sync::{OnceLock, atomic::AtomicU64},
 };
 
 use aio::{AioContext, Fd, IoBuf, sys};
@@ -102,11 +103,11 @@ pub enum FileIdentity {
     },
 }
 
-/// A node over a regular file or a block device. Its length is fixed when it is opened.
+/// A node over a regular file or a block device.
 ///
 /// With `O_DIRECT`, whole blocks travel between device and buffer. The end of a regular file that is
 /// not a multiple of the alignment is read as a block that comes back short, and written through a
-/// second descriptor with page cache; no request ever extends the file.
+/// second descriptor with page cache; no request but a resize ever extends the file.
 ///
 /// Dropping the node closes the file, and lets go of the image locks, once no request uses it.
 #[derive(Debug)]
@@ -116,10 +117,10 @@ pub struct FileNode {
     direct: Option<Direct>,
     /// Way of a request through `direct`.
     direct_way: Way,
-    /// Writes behind this offset go through the page cache; a multiple of the page size, or the length.
-    tail_start: u64,
     identity: FileIdentity,
+    /// With the length that the file had when it was opened.
     limits: Limits,
+    len_bytes: AtomicU64,
     holes: HoleCache,
     refused: Refused,
     /// Error number of the first failed flush. What it should have made stable may be lost for good
@@ -167,11 +168,6 @@ impl FileNode {
     fn from_opened(opened: open::Opened, options: &FileOptions) -> Self {
         let len_bytes = opened.len_bytes;
         let align = opened.direct.as_ref().map_or(1, |file| file.align_bytes);
-        let tail_start = if len_bytes.is_multiple_of(u64::from(align)) {
-            len_bytes
-        } else {
-            len_bytes - len_bytes % PAGE_BYTES.max(u64::from(align))
-        };
         Self {
             plain: Fd::from(opened.plain),
             direct: opened.direct.map(|file| Direct {
@@ -183,7 +179,6 @@ impl FileNode {
                 InMemory::Yes => Way::Buffered,
                 InMemory::No => Way::Direct,
             },
-            tail_start,
             identity: opened.identity,
             limits: Limits {
                 len_bytes,
@@ -192,6 +187,7 @@ impl FileNode {
                 cluster_bytes: None,
                 read_only: options.read_only,
             },
+            len_bytes: AtomicU64::new(len_bytes),
             holes: HoleCache::default(),
             refused: Refused::default(),
             flush_failure: OnceLock::new(),
@@ -223,7 +219,7 @@ impl FileNode {
     /// [`Io`](crate::ErrorKind::Io) when the system does not tell.
     pub fn allocated_bytes(&self) -> Result<u64, BlockError> {
         if self.is_block_device() {
-            return Ok(self.limits.len_bytes);
+            return Ok(self.len_bytes());
         }
         let failed = |source| BlockError::io("cannot ask for the size of the file", source);
         let file = File::from(self.plain.as_fd().try_clone_to_owned().map_err(failed)?);
@@ -276,7 +272,8 @@ impl FileNode {
                 .write_to(cx, (&self.plain, Way::Buffered), offset_bytes, buf)
                 .await;
         };
-        let before_tail = usize::try_from(self.tail_start.saturating_sub(offset_bytes))
+        let tail_start = self.tail_start();
+        let before_tail = usize::try_from(tail_start.saturating_sub(offset_bytes))
             .map_or(len, |before| before.min(len));
         if before_tail == len {
             let target = (&direct.file, self.direct_way);
@@ -297,7 +294,7 @@ impl FileNode {
             return (buf, result);
         }
         let target = (&self.plain, Way::Bounced);
-        let (_tail, result) = self.write_to(cx, target, self.tail_start, tail).await;
+        let (_tail, result) = self.write_to(cx, target, tail_start, tail).await;
         (buf, result)
     }
 
@@ -347,7 +344,7 @@ impl FileNode {
             return Ok(extent);
         }
         let look_up = self.holes.start_look_up();
-        let (file, len_bytes) = (self.plain.clone(), self.limits.len_bytes);
+        let (file, len_bytes) = (self.plain.clone(), self.len_bytes());
         let found = cx
             .blocking(move || find_run(&file, range.start(), len_bytes))
             .await;
@@ -408,7 +405,10 @@ impl NodeDriver for FileNode {
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        Limits {
+            len_bytes: self.len_bytes(),
+            ..self.limits
+        }
     }
 
     fn read<'a>(
@@ -474,6 +474,14 @@ impl NodeDriver for FileNode {
             }
             self.sync(cx).await
         })
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        Box::pin(self.resize(cx, len_bytes))
     }
 
     fn extent<'a>(

@@ -4,7 +4,10 @@ use std::{
     array,
     collections::BTreeMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aio::{AioContext, IoBuf};
@@ -27,7 +30,7 @@ const TRANSFER_BYTES_MAX: u32 = 1 << 30;
 /// What a [`MemoryNode`] is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryOptions {
-    /// Length in bytes.
+    /// Length in bytes, to begin with.
     pub len_bytes: u64,
     /// Multiple that requests must have, to try out what a device asks for; a power of two.
     pub request_align_bytes: u32,
@@ -52,6 +55,7 @@ type Chunks = BTreeMap<u64, Box<[u8]>>;
 /// A node whose storage is heap bytes. Chunks of 64 KiB that were never written take no memory.
 pub struct MemoryNode {
     options: MemoryOptions,
+    len_bytes: AtomicU64,
     stripes: [Mutex<Chunks>; STRIPES],
 }
 
@@ -69,6 +73,7 @@ impl MemoryNode {
         }
         Ok(Self {
             options,
+            len_bytes: AtomicU64::new(options.len_bytes),
             stripes: array::from_fn(|_| Mutex::default()),
         })
     }
@@ -80,6 +85,17 @@ impl MemoryNode {
         u64::try_from(chunks)
             .unwrap_or(u64::MAX)
             .saturating_mul(CHUNK_BYTES)
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What is past the new end goes, so that it reads as zeroes if the node grows again.
+    fn resize(&self, len_bytes: u64) {
+        let gone = ByteRange::between(len_bytes, self.len_bytes());
+        self.zero(gone, WholeChunks::Free);
+        self.len_bytes.store(len_bytes, Ordering::Relaxed);
     }
 
     fn stripe(&self, chunk: u64) -> MutexGuard<'_, Chunks> {
@@ -133,7 +149,7 @@ impl MemoryNode {
 
     fn zero_in_chunk(&self, chunk: u64, here: ByteRange, whole_chunks: WholeChunks) {
         let mut stripe = self.stripe(chunk);
-        let covers = here.len() == CHUNK_BYTES || here.end() == self.options.len_bytes;
+        let covers = here.len() == CHUNK_BYTES || here.end() == self.len_bytes();
         if covers && here.start() == chunk * CHUNK_BYTES && whole_chunks == WholeChunks::Free {
             stripe.remove(&chunk);
         } else if let Some(bytes) = stripe.get_mut(&chunk) {
@@ -249,7 +265,7 @@ impl NodeDriver for MemoryNode {
 
     fn limits(&self) -> Limits {
         Limits {
-            len_bytes: self.options.len_bytes,
+            len_bytes: self.len_bytes(),
             request_align_bytes: self.options.request_align_bytes,
             transfer_bytes_max: TRANSFER_BYTES_MAX,
             cluster_bytes: None,
@@ -312,6 +328,17 @@ impl NodeDriver for MemoryNode {
 
     fn flush<'a>(&'a self, _cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        _cx: &'a AioContext,
+        len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        Box::pin(async move {
+            self.resize(len_bytes);
+            Ok(())
+        })
     }
 
     fn extent<'a>(

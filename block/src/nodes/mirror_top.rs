@@ -16,7 +16,9 @@ use crate::{
     },
     mirror::{MirrorCopy, MirrorCopyOptions, Turn},
     node::Node,
-    node_driver::{Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred},
+    node_driver::{
+        Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, fixed_length,
+    },
 };
 
 /// What the users of a filter hold on to: the mirror, and its cost. Cheap to clone; any thread.
@@ -206,6 +208,14 @@ impl NodeDriver for MirrorTopNode {
 
     fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(self.source.flush(cx))
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        _cx: &'a AioContext,
+        _len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        fixed_length("a node keeps its length while it is mirrored")
     }
 
     fn extent<'a>(

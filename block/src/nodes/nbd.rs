@@ -32,6 +32,7 @@ use crate::{
     error::{BlockError, ErrorKind},
     node_driver::{
         Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
+        fixed_length,
     },
 };
 
@@ -378,6 +379,14 @@ impl NodeDriver for NbdNode {
     }
 
     /// Nowhere: the bytes are the server's.
+    fn truncate<'a>(
+        &'a self,
+        _cx: &'a AioContext,
+        _len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        fixed_length("the server decides about the length")
+    }
+
     fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
         Located::Nowhere
     }

@@ -1,5 +1,7 @@
 //! `null-co`: takes everything, stores nothing.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use aio::{AioContext, IoBuf};
 
 use crate::{
@@ -16,7 +18,7 @@ const TRANSFER_BYTES_MAX: u32 = 1 << 30;
 /// What a [`NullNode`] pretends to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NullOptions {
-    /// Length in bytes.
+    /// Length in bytes, to begin with.
     pub len_bytes: u64,
     /// Time that each request but an extent query takes, in nanoseconds.
     pub latency_ns: u64,
@@ -28,13 +30,17 @@ pub struct NullOptions {
 #[derive(Debug)]
 pub struct NullNode {
     options: NullOptions,
+    len_bytes: AtomicU64,
 }
 
 impl NullNode {
     /// A null node as described.
     #[must_use]
     pub fn new(options: NullOptions) -> Self {
-        Self { options }
+        Self {
+            options,
+            len_bytes: AtomicU64::new(options.len_bytes),
+        }
     }
 
     async fn pass_time(&self, cx: &AioContext) {
@@ -51,7 +57,7 @@ impl NodeDriver for NullNode {
 
     fn limits(&self) -> Limits {
         Limits {
-            len_bytes: self.options.len_bytes,
+            len_bytes: self.len_bytes.load(Ordering::Relaxed),
             request_align_bytes: 1,
             transfer_bytes_max: TRANSFER_BYTES_MAX,
             cluster_bytes: None,
@@ -114,6 +120,17 @@ impl NodeDriver for NullNode {
     fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(async move {
             self.pass_time(cx).await;
+            Ok(())
+        })
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        _cx: &'a AioContext,
+        len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        Box::pin(async move {
+            self.len_bytes.store(len_bytes, Ordering::Relaxed);
             Ok(())
         })
     }

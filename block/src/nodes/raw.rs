@@ -23,7 +23,8 @@ pub struct RawOptions {
 pub struct RawNode {
     child: Child,
     offset_bytes: u64,
-    limits: Limits,
+    /// Length of the window; `None` means up to the child's end, wherever that is.
+    window_bytes: Option<u64>,
 }
 
 impl RawNode {
@@ -61,7 +62,7 @@ impl RawNode {
         Ok(Self {
             child,
             offset_bytes,
-            limits: Limits { len_bytes, ..below },
+            window_bytes: options.len_bytes,
         })
     }
 
@@ -80,7 +81,13 @@ impl NodeDriver for RawNode {
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        let below = self.child.limits();
+        let rest = below.len_bytes.saturating_sub(self.offset_bytes);
+        let window = self.window_bytes.unwrap_or(rest);
+        Limits {
+            len_bytes: window.min(rest),
+            ..below
+        }
     }
 
     fn read<'a>(
@@ -124,6 +131,23 @@ impl NodeDriver for RawNode {
 
     fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(self.child.flush(cx))
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        Box::pin(async move {
+            if self.window_bytes.is_some() {
+                let text = "the node shows a window of fixed length";
+                return Err(BlockError::new(ErrorKind::Unsupported, text));
+            }
+            let below = self.offset_bytes.checked_add(len_bytes).ok_or_else(|| {
+                BlockError::new(ErrorKind::OutOfRange, "the new length is out of range")
+            })?;
+            self.child.truncate(cx, below).await
+        })
     }
 
     fn extent<'a>(

@@ -12,7 +12,9 @@ use crate::{
         permission::{Permission, Permissions},
     },
     node::Node,
-    node_driver::{Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred},
+    node_driver::{
+        Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, fixed_length,
+    },
 };
 
 /// A node whose content is that of a [`CopyBeforeWriteNode`]'s source at the instant when the filter went in.
@@ -124,6 +126,14 @@ impl NodeDriver for SnapshotAccessNode {
 
     fn flush<'a>(&'a self, _cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        _cx: &'a AioContext,
+        _len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        fixed_length("a snapshot keeps its length")
     }
 
     fn extent<'a>(

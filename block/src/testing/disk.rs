@@ -19,6 +19,7 @@ use crate::{
     node::Node,
     node_driver::{
         Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
+        fixed_length,
     },
     wait::WaitList,
 };
@@ -211,6 +212,14 @@ impl NodeDriver for DiskNode {
         })
     }
 
+    fn truncate<'a>(
+        &'a self,
+        _cx: &'a AioContext,
+        _len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        fixed_length("the disk keeps its length")
+    }
+
     /// Whole blocks of zeroes are `Zero`, others `Data`.
     fn extent<'a>(
         &'a self,
@@ -295,6 +304,14 @@ impl NodeDriver for PassNode {
 
     fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(self.0.flush(cx))
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        cx: &'a AioContext,
+        len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        Box::pin(self.0.truncate(cx, len_bytes))
     }
 
     fn extent<'a>(

@@ -116,6 +116,7 @@ impl Connection {
             may_unmap: !request.flags.contains(CommandFlags::NO_HOLE),
             no_fallback: request.flags.contains(CommandFlags::FAST_ZERO),
             unchanged: false,
+            serialising: false,
         };
         let asked = if flags.no_fallback {
             Asked::FastOnly

@@ -70,6 +70,16 @@ pub(super) fn lock_image(
     }
 }
 
+/// Checks that no other program minds that the file changes its length.
+pub(super) fn check_resize(file: &File) -> Result<(), BlockError> {
+    // What cannot be asked was not locked either.
+    if matches!(held_by_other(file, UNSHARED_BASE + RESIZE.bit), Ok(true)) {
+        let what = "another program does not share its 'resize' permission";
+        return Err(BlockError::new(ErrorKind::Locked, what));
+    }
+    Ok(())
+}
+
 /// Whether the image is opened for reading only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadOnly {

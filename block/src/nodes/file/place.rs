@@ -12,7 +12,7 @@ impl FileNode {
     /// Nowhere are block devices, which the kernel does not copy by itself, and the unaligned end of
     /// a file that is otherwise written past the page cache.
     pub(super) fn place(&self, range: ByteRange, access: Access) -> Located<'_> {
-        if self.is_block_device() || range.end() > self.tail_start {
+        if self.is_block_device() || range.end() > self.tail_start() {
             return Located::Nowhere;
         }
         let fd = match &self.direct {

@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
     process::{Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use aio::{AioContext, BackendKind, Config, IoBuf};
@@ -480,8 +480,7 @@ fn write_past_the_limit() {
                 ..FileOptions::new(file.path())
             };
             let mut node = FileNode::open(&options).unwrap();
-            node.tail_start = MIB;
-            node.limits.len_bytes = MIB;
+            node.len_bytes = AtomicU64::new(MIB);
             let flags = RequestFlags::default();
             let (_, result) = node.write(&cx, 0, buffer(256 << 10, 1), flags).await;
             assert_eq!(result.unwrap_err().errno(), Some(libc::EFBIG));

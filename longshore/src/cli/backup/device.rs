@@ -18,6 +18,7 @@ use aio::{AioContext, IoBuf};
 use block::{
     Access, AllocationStatus, BlockError, ByteRange, Child, ChildRole, Extent, Graph, Limits,
     Located, Node, NodeDriver, Permission, Permissions, RequestFlags, RequestFuture, Transferred,
+    fixed_length,
 };
 
 use crate::cli::{
@@ -290,6 +291,14 @@ impl NodeDriver for HeldHead {
 
     fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(self.child.flush(cx))
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        _cx: &'a AioContext,
+        _len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        fixed_length("the device keeps its length")
     }
 
     fn extent<'a>(
