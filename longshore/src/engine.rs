@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc};
 use aio::{AioError, BackendKind, Config, Handle, IoThread};
 use block::{
     BlockError, Graph, Node, NodeDriver,
-    nodes::file::{FileIdentity, FileNode, FileOptions},
+    nodes::{
+        file::{FileIdentity, FileNode, FileOptions},
+        nbd::{NbdNode, NbdOptions},
+    },
 };
 use drivers::backup::{Backup, BackupError, BackupOptions};
 use job::JobRegistry;
@@ -144,6 +147,20 @@ impl Engine {
             is_direct,
             len_bytes,
         })
+    }
+
+    /// Connects to an NBD server and adds its export as a node. Blocks the calling thread, which must
+    /// not be the loop's.
+    ///
+    /// # Errors
+    ///
+    /// As [`NbdNode::open`] and [`Graph::add_node`].
+    pub fn open_nbd(&self, name: Option<&str>, options: &NbdOptions) -> Result<Node, BlockError> {
+        let options = options.clone();
+        let opened = self
+            .handle()
+            .spawn(|cx| async move { NbdNode::open(&cx, &options).await });
+        self.graph().add_node(name, opened.wait()?)
     }
 
     /// Starts a point-in-time backup of `source` to `target`, nodes of this engine's graph.
