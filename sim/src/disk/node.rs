@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aio::{AioContext, IoBuf};
 use block::{
     Access, BlockError, ByteRange, ErrorKind, Extent, Limits, Located, NodeDriver, RequestFlags,
-    RequestFuture, Transferred,
+    RequestFuture, Transferred, fixed_length,
 };
 
 use super::{Disk, Op, Zeroes};
@@ -82,6 +82,14 @@ impl NodeDriver for SimDisk {
             let done = self.0.ask(Op::Extent, range, flags).await?;
             Ok(done.extent.expect("an extent was looked up"))
         })
+    }
+
+    fn truncate<'a>(
+        &'a self,
+        _cx: &'a AioContext,
+        _len_bytes: u64,
+    ) -> RequestFuture<'a, Result<(), BlockError>> {
+        fixed_length("a simulated disk keeps its length")
     }
 
     fn locate(&self, _range: ByteRange, _access: Access) -> Located<'_> {
