@@ -166,6 +166,15 @@ impl Graph {
         self.shared.lock().filtered_child(filter)
     }
 
+    /// Whether no other node holds this one: its users are outside the graph.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`]: the node is not in this graph.
+    pub fn is_root(&self, node: &Node) -> Result<bool, BlockError> {
+        self.shared.lock().is_root(node)
+    }
+
     /// Quiesces these nodes, all at one instant; see [`drain`](crate::drain).
     ///
     /// Returns once their parents are quiet and nothing is in flight; that takes as long as the

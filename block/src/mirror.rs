@@ -324,10 +324,16 @@ impl MirrorCopy {
         is_active && self.ledger.is_synced()
     }
 
-    /// Has `waker` woken when something differs after [`claim`](Self::claim) has found nothing, and when a guest's
-    /// request has failed at the target.
+    /// Has `waker` woken when something differs after [`claim`](Self::claim) has found nothing or the alarm
+    /// was [armed](Self::arm), and when a guest's request has failed at the target.
     pub fn set_alarm(&self, waker: std::task::Waker) {
         self.ledger.set_alarm(waker);
+    }
+
+    /// Has the alarm ring when something differs, if nothing does now; returns whether it will.
+    #[must_use]
+    pub fn arm(&self) -> bool {
+        self.ledger.arm()
     }
 
     /// The first error since the last call that a guest's request met at the target.

@@ -17,7 +17,7 @@ pub use copy_before_write::{
 pub use fault::{FaultAction, FaultControl, FaultNode, FaultOp, FaultRule, HeldRequest};
 pub use file::{FileIdentity, FileNode, FileOptions, OnOffAuto, Sharing};
 pub use memory::{MemoryNode, MemoryOptions};
-pub use mirror_top::MirrorTopNode;
+pub use mirror_top::{MirrorHandle, MirrorTopNode};
 pub use null::{NullNode, NullOptions};
 pub use raw::{RawNode, RawOptions};
 pub use snapshot_access::SnapshotAccessNode;

@@ -152,6 +152,16 @@ impl<W: Work> CopyEngine<W> {
         }
     }
 
+    /// Notes an error that somebody else met with this work: it is decided about as one of the engine's own.
+    pub(crate) fn note_error(&self, error: CopyError) {
+        lock(&self.state).error.get_or_insert(error);
+    }
+
+    /// Whether an error has yet to be decided about.
+    pub(crate) fn has_error(&self) -> bool {
+        lock(&self.state).error.is_some()
+    }
+
     async fn idle(&self) {
         poll_fn(|cx| {
             let mut state = lock(&self.state);

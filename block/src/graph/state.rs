@@ -178,6 +178,12 @@ impl State {
         Some(edge.node())
     }
 
+    pub(super) fn is_root(&self, node: &Node) -> Result<bool, BlockError> {
+        self.entry(node)?;
+        let mut owned = self.edges().filter(|edge| edge.owner.is_some());
+        Ok(!owned.any(|edge| edge.node() == *node))
+    }
+
     pub(super) fn begin_quiescing(&mut self, nodes: &[Node]) {
         for node in nodes {
             if let Some(entry) = self.nodes.get_mut(&node.id()) {

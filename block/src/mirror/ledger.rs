@@ -186,6 +186,14 @@ impl Ledger {
         drop(old);
     }
 
+    /// Sets the alarm if nothing is dirty; returns whether it did.
+    pub(super) fn arm(&self) -> bool {
+        let mut state = self.lock();
+        let is_clean = state.dirty.is_clean();
+        state.alarm.is_set |= is_clean;
+        is_clean
+    }
+
     /// Wakes whom the alarm would wake.
     pub(super) fn ring(&self) {
         let waker = self.lock().alarm.waker.clone();

@@ -1,4 +1,4 @@
-//! Backups as their users see them: memory disks behind fault filters, guests above, a job in between.
+//! Backups and mirrors as their users see them: memory disks behind fault filters, guests above, a job in between.
 
 #![expect(clippy::unwrap_used, reason = "in a test, an error is a failure")]
 #![expect(
@@ -15,6 +15,7 @@ mod errors;
 mod failed_save;
 mod guests;
 mod instant;
+mod mirror;
 mod oracle;
 mod pace;
 mod pause;
