@@ -5,10 +5,14 @@ use crate::{
     error::{BlockError, ErrorKind},
 };
 
+mod chunks;
+mod levels;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(test)]
 mod tests;
+
+use self::levels::{Levels, Wanted};
 
 /// Bits of one word.
 const WORD_BITS: u64 = 64;
@@ -21,13 +25,24 @@ const WORDS_MAX: u64 = (4 << 30) / 8;
 ///
 /// Setting rounds outward, since a granule that changed in part has changed.
 /// Clearing never rounds: a granule of which only a part was copied is still dirty, and saying
-/// otherwise loses data. Whoever shares a bitmap puts it behind a lock; scans go a word at a time.
+/// otherwise loses data. Whoever shares a bitmap puts it behind a lock.
+///
+/// It takes one bit for each granule, and 3.2 % on top for summaries: searches skip what is all dirty or all clean,
+/// so that they look at a few words, however far they go.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DirtyBitmap {
-    words: Vec<u64>,
+    bits: Levels,
     len_bytes: u64,
     granularity_bytes: u64,
-    dirty_granules: u64,
+}
+
+/// Bytes that are all dirty or all clean, from where somebody asked up to where that changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The bytes.
+    pub range: ByteRange,
+    /// Whether they are dirty.
+    pub is_dirty: bool,
 }
 
 impl DirtyBitmap {
@@ -42,14 +57,10 @@ impl DirtyBitmap {
     /// - [`ErrorKind::NoSpace`]: there is no memory for that many bits, or they take more than 4 GiB.
     pub fn new(len_bytes: u64, granularity_bytes: u64) -> Result<Self, BlockError> {
         Self::check_granularity(granularity_bytes)?;
-        let granules = len_bytes.div_ceil(granularity_bytes);
-        let mut words = Vec::new();
-        resize_words(&mut words, granules.div_ceil(WORD_BITS))?;
         Ok(Self {
-            words,
+            bits: Levels::new(len_bytes.div_ceil(granularity_bytes))?,
             len_bytes,
             granularity_bytes,
-            dirty_granules: 0,
         })
     }
 
@@ -68,10 +79,11 @@ impl DirtyBitmap {
     ///
     /// [`ErrorKind::NoSpace`]: there is no memory for that many bits.
     pub fn try_clone(&self) -> Result<Self, BlockError> {
-        let mut copy = self.new_like()?;
-        copy.words.copy_from_slice(&self.words);
-        copy.dirty_granules = self.dirty_granules;
-        Ok(copy)
+        Ok(Self {
+            bits: self.bits.try_clone()?,
+            len_bytes: self.len_bytes,
+            granularity_bytes: self.granularity_bytes,
+        })
     }
 
     /// Checks that bits may stand for so many bytes.
@@ -104,13 +116,19 @@ impl DirtyBitmap {
     /// Whether no granule is dirty.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.dirty_granules == 0
+        self.bits.ones() == 0
     }
 
     /// Dirty granules, in bytes; the last granule counts whole even where the end cuts it.
     #[must_use]
     pub fn count_bytes(&self) -> u64 {
-        self.dirty_granules.saturating_mul(self.granularity_bytes)
+        self.bits.ones().saturating_mul(self.granularity_bytes)
+    }
+
+    /// Memory that the bits and their summaries take, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.bits.memory_bytes()
     }
 
     /// Marks every granule that shares a byte with `range`; returns how many bytes became dirty, in whole granules.
@@ -129,9 +147,9 @@ impl DirtyBitmap {
         }
         let first = range.start() / self.granularity_bytes;
         let end = range.end().div_ceil(self.granularity_bytes);
-        let before = self.dirty_granules;
-        self.for_each_word(first, end, |word, mask| *word |= mask);
-        (self.dirty_granules - before) * self.granularity_bytes
+        let before = self.bits.ones();
+        self.bits.set(first, end);
+        (self.bits.ones() - before).saturating_mul(self.granularity_bytes)
     }
 
     /// Marks the granules of `range` as clean; returns how many bytes became clean, in whole granules.
@@ -152,9 +170,9 @@ impl DirtyBitmap {
         }
         let first = range.start() / self.granularity_bytes;
         let end = range.end().div_ceil(self.granularity_bytes);
-        let before = self.dirty_granules;
-        self.for_each_word(first, end, |word, mask| *word &= !mask);
-        (before - self.dirty_granules) * self.granularity_bytes
+        let before = self.bits.ones();
+        self.bits.clear(first, end);
+        (before - self.bits.ones()).saturating_mul(self.granularity_bytes)
     }
 
     /// Marks everything as clean.
@@ -170,12 +188,8 @@ impl DirtyBitmap {
     ///
     /// [`ErrorKind::NoSpace`]: there is no memory for that many bits; nothing has changed.
     pub fn truncate(&mut self, len_bytes: u64) -> Result<(), BlockError> {
-        let start = len_bytes.next_multiple_of(self.granularity_bytes);
-        if start < self.len_bytes {
-            self.clear(ByteRange::between(start, self.len_bytes));
-        }
-        let granules = len_bytes.div_ceil(self.granularity_bytes);
-        resize_words(&mut self.words, granules.div_ceil(WORD_BITS))?;
+        self.bits
+            .resize(len_bytes.div_ceil(self.granularity_bytes))?;
         self.len_bytes = len_bytes;
         Ok(())
     }
@@ -183,19 +197,20 @@ impl DirtyBitmap {
     /// Whether the granule that holds the byte at `offset_bytes` is dirty; `false` past the end.
     #[must_use]
     pub fn is_dirty(&self, offset_bytes: u64) -> bool {
-        self.next_dirty(offset_bytes) == Some(offset_bytes)
+        let end = offset_bytes.saturating_add(1).min(self.len_bytes);
+        self.next(offset_bytes, end, Wanted::One).is_some()
     }
 
     /// Offset of the first dirty byte at or after `from_bytes`.
     #[must_use]
     pub fn next_dirty(&self, from_bytes: u64) -> Option<u64> {
-        self.next(from_bytes, 0)
+        self.next(from_bytes, self.len_bytes, Wanted::One)
     }
 
     /// Offset of the first clean byte at or after `from_bytes`.
     #[must_use]
     pub fn next_zero(&self, from_bytes: u64) -> Option<u64> {
-        self.next(from_bytes, u64::MAX)
+        self.next(from_bytes, self.len_bytes, Wanted::Zero)
     }
 
     /// The first run of dirty bytes at or after `from_bytes`, cut at `max_len_bytes` and at the end.
@@ -206,9 +221,31 @@ impl DirtyBitmap {
     pub fn next_dirty_area(&self, from_bytes: u64, max_len_bytes: u64) -> Option<ByteRange> {
         let start = self.next_dirty(from_bytes)?;
         let limit = self.len_bytes.min(start.saturating_add(max_len_bytes));
-        let end = self.next_zero_before(start, limit).unwrap_or(limit);
+        let end = self.next(start, limit, Wanted::Zero).unwrap_or(limit);
         let area = ByteRange::between(start, end);
         (!area.is_empty()).then_some(area)
+    }
+
+    /// Whether the bytes from `from_bytes` on are dirty, and how far that goes on. `None` at the end and behind it.
+    #[must_use]
+    pub fn status_run(&self, from_bytes: u64) -> Option<Run> {
+        let is_dirty = match self.next_dirty(from_bytes) {
+            Some(dirty) if dirty > from_bytes => {
+                let range = ByteRange::between(from_bytes, dirty);
+                return Some(Run {
+                    range,
+                    is_dirty: false,
+                });
+            }
+            found => found.is_some(),
+        };
+        let end = if is_dirty {
+            self.next_zero(from_bytes).unwrap_or(self.len_bytes)
+        } else {
+            self.len_bytes
+        };
+        let range = ByteRange::between(from_bytes, end);
+        (!range.is_empty()).then_some(Run { range, is_dirty })
     }
 
     /// Marks whatever is dirty in `source`, whose granularity may differ.
@@ -227,10 +264,15 @@ impl DirtyBitmap {
                 ),
             ));
         }
+        if self.granularity_bytes == source.granularity_bytes {
+            self.bits.merge(&source.bits);
+            return Ok(());
+        }
         let mut from_bytes = 0;
         while let Some(area) = source.next_dirty_area(from_bytes, u64::MAX) {
             self.set(area);
-            from_bytes = area.end();
+            // The rest of the last granule is dirty as it is.
+            from_bytes = area.widened(self.granularity_bytes, self.len_bytes).end();
         }
         Ok(())
     }
@@ -242,49 +284,13 @@ impl DirtyBitmap {
                 && offset_bytes.is_multiple_of(self.granularity_bytes))
     }
 
-    /// Changes the bits of granules `first..end`, one masked word at a time, and keeps the count right.
-    fn for_each_word(&mut self, first: u64, end: u64, change: impl Fn(&mut u64, u64)) {
-        let mut granule = first;
-        while granule < end {
-            let word_end = (granule / WORD_BITS + 1) * WORD_BITS;
-            let stop = word_end.min(end);
-            let mask = bits_from(granule % WORD_BITS) & bits_below(stop - (word_end - WORD_BITS));
-            let word = &mut self.words[word_index(granule)];
-            let before = word.count_ones();
-            change(word, mask);
-            let after = word.count_ones();
-            self.dirty_granules = self.dirty_granules + u64::from(after) - u64::from(before);
-            granule = stop;
-        }
-    }
-
-    /// The first byte at or after `from_bytes` whose bit, flipped by `flip`, is set.
-    fn next(&self, from_bytes: u64, flip: u64) -> Option<u64> {
-        self.next_before(from_bytes, self.len_bytes, flip)
-    }
-
-    /// The first clean byte in `from_bytes..limit_bytes`; the scan ends there, however long the run goes on.
-    fn next_zero_before(&self, from_bytes: u64, limit_bytes: u64) -> Option<u64> {
-        self.next_before(from_bytes, limit_bytes, u64::MAX)
-    }
-
-    fn next_before(&self, from_bytes: u64, limit_bytes: u64, flip: u64) -> Option<u64> {
-        if from_bytes >= limit_bytes {
-            return None;
-        }
+    /// The first byte in `from_bytes..limit_bytes` whose bit is as wanted; the limit is no further than the end.
+    fn next(&self, from_bytes: u64, limit_bytes: u64, wanted: Wanted) -> Option<u64> {
         let first = from_bytes / self.granularity_bytes;
-        let last = (limit_bytes - 1) / self.granularity_bytes;
-        let mut mask = bits_from(first % WORD_BITS);
-        for index in word_index(first)..=word_index(last) {
-            let word = (self.words[index] ^ flip) & mask;
-            mask = u64::MAX;
-            if word != 0 {
-                let granule = to_u64(index) * WORD_BITS + u64::from(word.trailing_zeros());
-                let found_bytes = (granule * self.granularity_bytes).max(from_bytes);
-                return (found_bytes < limit_bytes).then_some(found_bytes);
-            }
-        }
-        None
+        let end = limit_bytes.div_ceil(self.granularity_bytes);
+        let granule = self.bits.next(first, end, wanted)?;
+        let found_bytes = (granule * self.granularity_bytes).max(from_bytes);
+        (found_bytes < limit_bytes).then_some(found_bytes)
     }
 }
 
@@ -296,36 +302,4 @@ impl std::fmt::Debug for DirtyBitmap {
             .field("count_bytes", &self.count_bytes())
             .finish_non_exhaustive()
     }
-}
-
-/// A word whose bits from `bit` on are set.
-fn bits_from(bit: u64) -> u64 {
-    u64::MAX << bit
-}
-
-/// A word whose bits below `bit` are set; `bit` is at least one and at most 64.
-fn bits_below(bit: u64) -> u64 {
-    u64::MAX >> (WORD_BITS - bit)
-}
-
-fn word_index(granule: u64) -> usize {
-    usize::try_from(granule / WORD_BITS).expect("the word is in memory, so its index fits")
-}
-
-fn to_u64(index: usize) -> u64 {
-    u64::try_from(index).expect("a usize fits 64 bits")
-}
-
-/// So many words, the new ones zero, or an error where a plain allocation would abort the process.
-fn resize_words(words: &mut Vec<u64>, count: u64) -> Result<(), BlockError> {
-    let too_big = || BlockError::new(ErrorKind::NoSpace, "no memory for a bitmap of this size");
-    if count > WORDS_MAX {
-        return Err(too_big());
-    }
-    let count = usize::try_from(count).map_err(|_| too_big())?;
-    let more = count.saturating_sub(words.len());
-    words.try_reserve_exact(more).map_err(|_| too_big())?;
-    words.resize(count, 0);
-    words.shrink_to_fit();
-    Ok(())
 }

@@ -61,7 +61,7 @@ mod testing;
 
 pub use allocation::{AllocationStatus, ByteRange, Extent};
 pub use bitmap::{Bitmap, BitmapInfo, BitmapOptions, NodeBitmaps};
-pub use dirty_bitmap::DirtyBitmap;
+pub use dirty_bitmap::{DirtyBitmap, Run};
 pub use drain::DrainedSection;
 pub use error::{BlockError, ErrorKind};
 pub use graph::{

@@ -79,7 +79,7 @@ fn model(job: fn(&World)) {
                 // A transaction that takes the bits away and, being aborted, merges them back.
                 let taken = {
                     let mut bitmap = world.bitmap.lock().unwrap();
-                    let taken = bitmap.clone();
+                    let taken = bitmap.try_clone().unwrap();
                     bitmap.clear(World::granule());
                     taken
                 };
