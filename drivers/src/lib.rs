@@ -8,9 +8,12 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
+#[cfg_attr(not(test), expect(dead_code, reason = "the mirror will use it"))]
+mod converge;
 mod copy_engine;
 mod departure;
 pub mod mirror;
 mod pace;
 
+pub use converge::{ConvergePolicy, ConvergeReport, Estimate};
 pub use pace::{PaceReason, PaceReport};
