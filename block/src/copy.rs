@@ -32,6 +32,7 @@ use crate::{
 mod budget;
 mod edge;
 mod ledger;
+mod method;
 mod mover;
 mod report;
 mod snapshot;
@@ -103,6 +104,19 @@ pub struct CopyOptions {
     pub buffer_bytes_max: u64,
     /// Most bytes of data to keep in the target, where that is scratch space, and what to do when it is full.
     pub scratch: Option<(u64, OnFull)>,
+    /// Whether the kernel may move the data.
+    pub offload: Offload,
+}
+
+/// Whether the kernel may move data from file to file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// It does where that works, and is not slower: by sharing blocks where the file system can, which takes
+    /// neither time nor space, and is undone block by block as either file is written.
+    #[default]
+    Auto,
+    /// Everything is read and written, so that the two files have nothing in common.
+    Off,
 }
 
 impl Default for CopyOptions {
@@ -115,6 +129,7 @@ impl Default for CopyOptions {
             source_after: SourceAfter::default(),
             buffer_bytes_max: BUFFER_BYTES_MAX,
             scratch: None,
+            offload: Offload::default(),
         }
     }
 }
@@ -170,7 +185,7 @@ impl BlockCopy {
         let ledger = Ledger::new(len_bytes, cluster_bytes, set)?;
         let budget = options.scratch;
         let budget = budget.map(|limit| SpaceBudget::new(limit, len_bytes, cluster_bytes));
-        let mover = mover.with_layers(layers);
+        let mover = mover.with_layers(layers).with_offload(options.offload);
         Ok(Self {
             mover: mover.with_buffers(options.buffer_bytes_max),
             source_after: options.source_after,
@@ -286,7 +301,7 @@ impl BlockCopy {
     /// while holding a claim could wait for a guest write that holds a buffer and waits for the claim.
     /// The other half is for guests, since a device that does not answer keeps what it was given.
     ///
-    /// Dropping the future gives everything back. So does an error.
+    /// Dropping the future gives everything back, as soon as the kernel does not read it any more. So does an error.
     ///
     /// # Errors
     ///
@@ -298,7 +313,10 @@ impl BlockCopy {
         claim.keep(len_bytes);
         let range = claim.range();
         self.take_room(range, found).await?;
-        let class = self.mover.equalise(cx, range, found).await?;
+        let (mut claim, done) = self.mover.equalise(cx, range, found, claim).await;
+        let (class, len_bytes) = done?;
+        claim.keep(len_bytes);
+        let range = claim.range();
         if class == CopyClass::Unallocated {
             claim.leave_out();
         } else {

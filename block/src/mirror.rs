@@ -21,8 +21,8 @@ use aio::AioContext;
 use crate::{
     allocation::ByteRange,
     copy::{
-        BUFFER_BYTES_MAX, CopyCounters, CopyEdge, CopyError, CopySide, Found, Keeper, Layers,
-        Mover, Outcome, TargetContent, given_up,
+        BUFFER_BYTES_MAX, CopyClass, CopyCounters, CopyEdge, CopyError, CopySide, Found, Keeper,
+        Layers, Mover, Outcome, TargetContent, given_up,
     },
     dirty_bitmap::DirtyBitmap,
     error::BlockError,
@@ -389,19 +389,21 @@ impl MirrorCopy {
         let (found, len_bytes) = looked?;
         claim.keep(len_bytes);
         let range = claim.range();
-        let class = match found {
-            Found::Zero if self.ledger.is_target_zero(range) => self.mover.skip(range),
-            Found::Zero => {
-                let class = self.mover.equalise(cx, range, found).await?;
-                self.ledger.target_zeroed(range);
-                class
-            }
-            Found::Data => {
-                self.ledger.target_changes(range);
-                self.mover.equalise(cx, range, found).await?
-            }
-            Found::Unallocated => self.mover.equalise(cx, range, found).await?,
+        if found == Found::Data {
+            self.ledger.target_changes(range);
+        }
+        let (class, len_bytes) = if found == Found::Zero && self.ledger.is_target_zero(range) {
+            (self.mover.skip(range), range.len())
+        } else {
+            let done;
+            (claim, done) = self.mover.equalise(cx, range, found, claim).await;
+            done?
         };
+        if class == CopyClass::Zero {
+            self.ledger.target_zeroed(range);
+        }
+        claim.keep(len_bytes);
+        let range = claim.range();
         self.copied_bytes.fetch_add(range.len(), Ordering::AcqRel);
         claim.finish();
         Ok(Outcome { range, class })

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod admitted;
+pub(crate) mod offload;
 #[cfg(test)]
 mod tests;
 

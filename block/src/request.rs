@@ -81,6 +81,11 @@ impl RangeLock {
         Passage::Listed(passage)
     }
 
+    /// Passes if nobody is serialising, whatever range.
+    pub(crate) fn try_pass(&self) -> Option<Passage<'_>> {
+        RequestGuard::try_enter(&self.unlisted).map(Passage::Unlisted)
+    }
+
     /// Waits until nothing that came earlier overlaps `range`, and holds up all that comes later and does.
     ///
     /// Dropping the future gives the place up.

@@ -1,4 +1,5 @@
-//! Moving bytes from a source to a target: what is there, zeroes as zeroes, data through a buffer. Keeps no books.
+//! Moving bytes from a source to a target: what is there, zeroes as zeroes, data by the kernel or through a buffer.
+//! Keeps no books.
 
 use std::sync::Arc;
 
@@ -6,16 +7,19 @@ use aio::{AioContext, ByteSemaphore, IoBuf};
 
 use super::{
     BUFFER_BYTES_MAX, CHUNK_BYTES, CopyClass, CopyCounters, CopyEdge, CopyError, CopySide, Keeper,
-    TargetContent,
+    Offload, TargetContent,
     edge::Held,
     given_up,
+    method::{self, Method, Methods},
     report::{Counters, Tally},
 };
 use crate::{
     allocation::{AllocationStatus, ByteRange},
     error::{BlockError, ErrorKind},
     graph::child::Child,
+    node::offload::{self, OffloadKind, Refusal},
     node_driver::{RequestFlags, Way},
+    request::carried::carried,
 };
 
 /// Two nodes of one length, and how to get bytes from one to the other. Any thread; I/O runs where it is asked for.
@@ -34,6 +38,7 @@ pub(crate) struct Mover {
     layers: Layers,
     /// What buffers may take, all together.
     buffers: ByteSemaphore,
+    methods: Methods,
     counters: Counters,
 }
 
@@ -85,6 +90,7 @@ impl Mover {
             piece_bytes: piece_bytes.max(u64::from(align)),
             layers: Layers::default(),
             buffers: ByteSemaphore::new(BUFFER_BYTES_MAX),
+            methods: Methods::new(),
             counters: Counters::default(),
         })
     }
@@ -99,6 +105,15 @@ impl Mover {
         let bytes = bytes.clamp(self.piece_bytes, i64::MAX.unsigned_abs());
         let buffers = ByteSemaphore::new(bytes);
         Self { buffers, ..self }
+    }
+
+    /// The same, of which the kernel may move the data, or not.
+    pub(crate) fn with_offload(self, offload: Offload) -> Self {
+        let methods = match offload {
+            Offload::Auto => Methods::new(),
+            Offload::Off => Methods::none(),
+        };
+        Self { methods, ..self }
     }
 
     /// The same, with zeroes that take as much space of the target as data.
@@ -164,7 +179,7 @@ impl Mover {
             Ok(extent) => match self.found(extent.status) {
                 Found::Data => {
                     let whole = extent.len_bytes.div_ceil(unit).saturating_mul(unit);
-                    let most = data_bytes_max.min(self.chunk_bytes()) / unit * unit;
+                    let most = data_bytes_max.min(self.data_bytes_max()) / unit * unit;
                     (Found::Data, whole.clamp(unit, most.max(unit)))
                 }
                 found if extent.len_bytes >= range.len() => (found, range.len()),
@@ -193,28 +208,45 @@ impl Mover {
         }
     }
 
+    /// Most data that is moved at once as things stand, where there is no need for less.
+    pub(crate) fn data_bytes_max(&self) -> u64 {
+        self.whole_units(self.methods.data_bytes_max())
+    }
+
+    /// As many as fit in `bytes`, but at least one.
+    fn whole_units(&self, bytes: u64) -> u64 {
+        (bytes / self.unit_bytes).max(1) * self.unit_bytes
+    }
+
     /// Makes `range` equal on both sides, which the source has as `found`, and counts how.
     ///
     /// Nobody may change it on either side meanwhile, or the caller copies it again afterwards. An error, or a
     /// dropped future, leaves the range of the target with some of both.
-    pub(crate) async fn equalise(
+    ///
+    /// Of data the kernel refuses to move, only the first units may be done: what comes with the class is how many
+    /// bytes are. `claim` is whatever keeps others away. It comes back, unless the future is dropped: then
+    /// the kernel may still be reading the source, and the claim is dropped when it is done.
+    pub(crate) async fn equalise<K: 'static>(
         &self,
         cx: &AioContext,
         range: ByteRange,
         found: Found,
-    ) -> Result<CopyClass, CopyError> {
+        claim: K,
+    ) -> (K, Result<(CopyClass, u64), CopyError>) {
         let mut tally = Tally::default();
-        let class = match (found, self.target_content) {
-            (Found::Zero, TargetContent::Zero) => CopyClass::Skipped,
+        let (claim, done) = match (found, self.target_content) {
+            (Found::Zero, TargetContent::Zero) => (claim, Ok((CopyClass::Skipped, range.len()))),
             (Found::Zero, TargetContent::Unknown) => {
-                self.copy_zeroes(cx, range).await?;
-                CopyClass::Zero
+                let zeroed = self.copy_zeroes(cx, range).await;
+                (claim, zeroed.map(|()| (CopyClass::Zero, range.len())))
             }
-            (Found::Data, _) => CopyClass::Copied(self.copy_data(cx, range, &mut tally).await?),
-            (Found::Unallocated, _) => CopyClass::Unallocated,
+            (Found::Data, _) => self.copy_data(cx, range, &mut tally, claim).await,
+            (Found::Unallocated, _) => (claim, Ok((CopyClass::Unallocated, range.len()))),
         };
-        self.counters.add(&tally, class, range.len());
-        Ok(class)
+        if let Ok((class, len_bytes)) = done {
+            self.counters.add(&tally, class, len_bytes);
+        }
+        (claim, done)
     }
 
     /// Counts `range` as zeroes that the target has already.
@@ -234,11 +266,6 @@ impl Mover {
         target.ok_or_else(|| CopyError::new(CopySide::Write, given_up()))
     }
 
-    /// Most data of one area: whole units.
-    fn chunk_bytes(&self) -> u64 {
-        (CHUNK_BYTES / self.unit_bytes).max(1) * self.unit_bytes
-    }
-
     async fn copy_zeroes(&self, cx: &AioContext, range: ByteRange) -> Result<(), CopyError> {
         let flags = RequestFlags {
             may_unmap: self.may_unmap,
@@ -248,13 +275,84 @@ impl Mover {
         result.map_err(|error| CopyError::new(CopySide::Write, error))
     }
 
-    async fn copy_data(
+    /// By the kernel if it can, and what it leaves through a buffer.
+    async fn copy_data<K: 'static>(
+        &self,
+        cx: &AioContext,
+        range: ByteRange,
+        tally: &mut Tally,
+        claim: K,
+    ) -> (K, Result<(CopyClass, u64), CopyError>) {
+        let attempt = self.methods.attempt();
+        let started_ns = cx.now_ns();
+        let (kind, part) = match (attempt.method, method::part_for_kernel(range)) {
+            (Method::Offload(kind), Some(part)) => (kind, part),
+            (Method::Offload(_) | Method::ReadWrite, _) => {
+                let moved = self.read_and_write(cx, range, tally).await;
+                let took_ns = cx.now_ns().saturating_sub(started_ns);
+                if moved.is_ok() && attempt.method == Method::ReadWrite {
+                    attempt.moved(range.len(), took_ns);
+                }
+                return (
+                    claim,
+                    moved.map(|way| (CopyClass::Copied(way), range.len())),
+                );
+            }
+        };
+        let (claim, offloaded) = match self.offload(cx, kind, part, claim).await {
+            Ok(offloaded) => offloaded,
+            Err((claim, error)) => return (claim, Err(error)),
+        };
+        let rest = match offloaded {
+            Ok(()) => {
+                attempt.moved(part.len(), cx.now_ns().saturating_sub(started_ns));
+                tally.add(Way::Offloaded, part.len());
+                ByteRange::between(part.end(), range.end())
+            }
+            Err(refusal) => {
+                attempt.refused(refusal);
+                // A claim as long as those that only share blocks is too much to be read and written at once.
+                let end = range.start() + self.whole_units(CHUNK_BYTES);
+                ByteRange::between(range.start(), range.end().min(end))
+            }
+        };
+        let moved = self.read_and_write(cx, rest, tally).await;
+        let done_bytes = rest.end() - range.start();
+        (claim, moved.map(|way| (CopyClass::Copied(way), done_bytes)))
+    }
+
+    /// Has the kernel move a range, holding both edges and the claim until it is done, whether or not anybody waits.
+    async fn offload<K: 'static>(
+        &self,
+        cx: &AioContext,
+        kind: OffloadKind,
+        range: ByteRange,
+        claim: K,
+    ) -> Result<(K, Result<(), Refusal>), (K, CopyError)> {
+        let (source, target) = match (self.to_read(), self.to_write()) {
+            (Ok(source), Ok(target)) => (source, target),
+            (Err(error), _) | (_, Err(error)) => return Err((claim, error)),
+        };
+        let home = cx.clone();
+        let moving = async move {
+            let (from, to) = ((&**source, range), (&**target, range.start()));
+            let moved = offload::offload(&home, kind, from, to).await;
+            (claim, moved)
+        };
+        Ok(carried(cx, moving).await)
+    }
+
+    /// Reads and writes, a piece at a time.
+    async fn read_and_write(
         &self,
         cx: &AioContext,
         range: ByteRange,
         tally: &mut Tally,
     ) -> Result<Way, CopyError> {
-        let mut dearest = Way::Direct;
+        let mut dearest = Way::Offloaded;
+        if range.is_empty() {
+            return Ok(dearest);
+        }
         let buf_bytes = range.len().min(self.piece_bytes);
         let budget = self.buffers.acquire(buf_bytes).await;
         let _budget = budget.expect("the budget is at least one piece");
@@ -289,3 +387,6 @@ fn take_buffer(cx: &AioContext, len_bytes: u64) -> IoBuf {
 fn in_memory(len_bytes: u64) -> usize {
     usize::try_from(len_bytes).expect("a piece fits memory")
 }
+
+#[cfg(test)]
+mod tests;

@@ -346,16 +346,28 @@ impl Child {
             let here = node.clone();
             let wanted = || self.edge.points_at(&here);
             if let Some(guard) = RequestGuard::enter_if(node, wanted).await {
-                let user = match self.edge.owner {
-                    None => User::Outside,
-                    Some(_) => User::Node,
-                };
-                return Admitted::new(guard, user);
+                return self.admitted(guard);
             }
         }
     }
 
-    fn may_write(&self, flags: RequestFlags) -> Result<(), BlockError> {
+    fn admitted(&self, guard: RequestGuard<Node>) -> Admitted {
+        let user = match self.edge.owner {
+            None => User::Outside,
+            Some(_) => User::Node,
+        };
+        Admitted::new(guard, user)
+    }
+
+    /// Enters as [`enter`](Self::enter) does, if nobody is to wait now.
+    pub(crate) fn try_enter(&self) -> Option<Admitted> {
+        let guard = RequestGuard::try_enter(self.edge.node())?;
+        self.edge
+            .points_at(guard.holder())
+            .then(|| self.admitted(guard))
+    }
+
+    pub(crate) fn may_write(&self, flags: RequestFlags) -> Result<(), BlockError> {
         let uses = self.edge.permissions().uses;
         let allowed = uses.contains(Permission::Write)
             || (flags.unchanged && uses.contains(Permission::WriteUnchanged));

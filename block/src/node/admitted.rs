@@ -45,8 +45,13 @@ impl Admitted {
         }
     }
 
-    fn node(&self) -> &Node {
+    pub(super) fn node(&self) -> &Node {
         self.guard.holder()
+    }
+
+    /// Notes what the request may change from now on.
+    pub(super) fn will_change(&mut self, range: ByteRange) {
+        self.changing = Some(range);
     }
 
     pub(crate) async fn read(self, cx: &AioContext, offset_bytes: u64, buf: IoBuf) -> Transferred {
