@@ -7,16 +7,18 @@ use aio::{Handle, TaskMutex};
 use crate::{
     drain::DrainedSection,
     error::{BlockError, ErrorKind},
-    node::{Node, NodeId},
+    node::{Node, NodeId, NodeOptions},
     node_driver::NodeDriver,
 };
 
 pub mod blocker;
 mod change;
 pub mod child;
+pub mod freeze;
 mod home;
 pub mod parent;
 pub mod permission;
+mod reopen;
 mod resize;
 mod state;
 #[cfg(test)]
@@ -102,6 +104,7 @@ impl Graph {
             graph: self.clone(),
             id,
             name,
+            options: NodeOptions::default(),
             is_finished: false,
         })
     }
@@ -237,6 +240,7 @@ pub struct NodeBuilder {
     graph: Graph,
     id: NodeId,
     name: String,
+    options: NodeOptions,
     is_finished: bool,
 }
 
@@ -245,6 +249,17 @@ impl NodeBuilder {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Gives the node other options than the default.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`]: they contradict each other.
+    pub fn options(mut self, options: NodeOptions) -> Result<Self, BlockError> {
+        options.check()?;
+        self.options = options;
+        Ok(self)
     }
 
     /// Attaches a child to the node under construction.
@@ -272,7 +287,8 @@ impl NodeBuilder {
     #[must_use]
     pub fn finish(mut self, driver: impl NodeDriver) -> Node {
         self.is_finished = true;
-        let node = Node::new(self.id, self.name.clone(), Box::new(driver));
+        let identity = (self.id, self.name.clone());
+        let node = Node::new(identity, self.options, Box::new(driver));
         self.graph.shared.lock().add(node.clone());
         node
     }

@@ -68,11 +68,12 @@ pub use graph::{
     EdgeInfo, Graph, NodeBuilder,
     blocker::{Blocker, Operation},
     child::{Attachment, Child, ChildRole},
+    freeze::FrozenChain,
     parent::{BoxFuture, ContextChange, DrainWaker, Parent},
     permission::{Permission, PermissionSet, Permissions},
 };
 pub use latency::{LatencyHistogram, NodeLatency};
-pub use node::{Node, NodeStatistics};
+pub use node::{DetectZeroes, Discard, Node, NodeOptions, NodeStatistics};
 pub use node_driver::{
     Access, FilePlace, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
     fixed_length,

@@ -24,10 +24,13 @@ use crate::{
 
 mod admitted;
 pub(crate) mod offload;
+mod options;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::admitted::{Admitted, User};
+use self::options::OptionsCell;
+pub use self::options::{DetectZeroes, Discard, NodeOptions};
 
 /// One vertex of the graph: a node driver, its entrance and its counters. Cheap to clone; any thread.
 ///
@@ -41,7 +44,7 @@ pub(crate) struct Inner {
     id: NodeId,
     name: String,
     driver: Box<dyn NodeDriver>,
-    read_only: bool,
+    options: OptionsCell,
     gate: Gate,
     changing: RangeLock,
     pub(crate) bitmaps: Table,
@@ -91,17 +94,26 @@ impl Inner {
     pub(crate) fn driver(&self) -> &dyn NodeDriver {
         &*self.driver
     }
+
+    pub(crate) fn limits(&self) -> Limits {
+        let mut limits = self.driver.limits();
+        limits.read_only |= self.options.get().read_only;
+        limits
+    }
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, name: String, driver: Box<dyn NodeDriver>) -> Self {
-        let read_only = driver.limits().read_only;
+    pub(crate) fn new(
+        (id, name): (NodeId, String),
+        options: NodeOptions,
+        driver: Box<dyn NodeDriver>,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 id,
                 name,
                 driver,
-                read_only,
+                options: OptionsCell::new(options),
                 gate: Gate::default(),
                 changing: RangeLock::default(),
                 bitmaps: Table::default(),
@@ -127,7 +139,7 @@ impl Node {
     /// What the node can take, now.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        self.inner.driver.limits()
+        self.inner.limits()
     }
 
     /// Length in bytes, now.
@@ -139,7 +151,18 @@ impl Node {
     /// Whether the node refuses writes.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.inner.read_only
+        self.limits().read_only
+    }
+
+    /// What the node makes of requests, now.
+    #[must_use]
+    pub fn options(&self) -> NodeOptions {
+        self.inner.options.get()
+    }
+
+    /// The graph does so, while the node is drained.
+    pub(crate) fn set_options(&self, options: NodeOptions) {
+        self.inner.options.set(options);
     }
 
     /// Whether new requests are held at the entrance and none is inside.
@@ -231,7 +254,7 @@ impl Node {
         limits: &Limits,
         range: Option<ByteRange>,
     ) -> Result<ByteRange, BlockError> {
-        if self.is_read_only() {
+        if limits.read_only {
             return Err(
                 BlockError::new(ErrorKind::ReadOnly, "node is read-only").on_node(self.name())
             );

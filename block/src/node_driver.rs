@@ -56,7 +56,7 @@ pub struct RequestFlags {
     pub serialising: bool,
 }
 
-/// What a node can take. All facts are fixed while the node is open, but for the length.
+/// What a node can take. All facts are fixed while the node is open, but for the length and whether it is read-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Length of the node in bytes.

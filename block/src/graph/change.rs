@@ -245,6 +245,8 @@ impl State {
         leaving: &[ChildKey],
         pinned: Vec<NodeId>,
     ) -> Result<Move, BlockError> {
+        self.check_thawed(&moving)?;
+        self.check_thawed(leaving)?;
         let mut table = self.table();
         table.pinned.clone_from(&pinned);
         table.edges.retain(|edge| !leaving.contains(&edge.key));

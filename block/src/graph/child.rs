@@ -232,7 +232,7 @@ impl Child {
     /// What the node can take, now.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        self.edge.node.load().driver().limits()
+        self.edge.node.load().limits()
     }
 
     /// Length of the node in bytes, now.

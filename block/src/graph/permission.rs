@@ -159,6 +159,16 @@ impl Permissions {
         }
     }
 
+    /// Whether the user changes the node in any way.
+    pub(super) fn change(self) -> bool {
+        let writes = [
+            Permission::Write,
+            Permission::WriteUnchanged,
+            Permission::Resize,
+        ];
+        writes.iter().any(|write| self.uses.contains(*write))
+    }
+
     /// The needs of two users as one: what either does, what both allow.
     fn and(self, other: Self) -> Self {
         Self {

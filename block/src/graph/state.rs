@@ -9,7 +9,7 @@ use super::{
     blocker::{BlockerKey, Blockers, Operation},
     child::{Attachment, Child, ChildKey, ChildRole, Edge},
     parent::{Notice, NoticeKind, Parent},
-    permission::{EdgeFacts, Effective, Permission, Permissions, Table},
+    permission::{EdgeFacts, Effective, Permissions, Table},
 };
 use crate::{
     error::{BlockError, ErrorKind},
@@ -43,6 +43,8 @@ struct EdgeEntry {
     edge: Arc<Edge>,
     /// Whether the parent was told, or is about to be told, to be quiet because of this edge.
     is_told: bool,
+    /// How many want it to stay as it is.
+    frozen: u32,
 }
 
 impl State {
@@ -103,6 +105,8 @@ impl State {
     /// Takes a node out; the caller drops the entry after it has unlocked.
     pub(super) fn remove(&mut self, node: &Node) -> Result<NodeEntry, BlockError> {
         self.check_operation(node, Operation::Remove)?;
+        let owned = self.edges().filter(|edge| edge.owner == Some(node.id()));
+        self.check_thawed(&owned.map(|edge| edge.key).collect::<Vec<_>>())?;
         if self.edges().any(|edge| edge.node() == *node) {
             let what = format!("Node {} is in use", node.name());
             return Err(BlockError::new(ErrorKind::Busy, what));
@@ -129,6 +133,7 @@ impl State {
         let entry = EdgeEntry {
             edge: Arc::clone(&edge),
             is_told: false,
+            frozen: 0,
         };
         self.edges.insert(key, entry);
         self.apply(&effective);
@@ -163,6 +168,40 @@ impl State {
             }
         }
         self.update_notices(keys);
+    }
+
+    /// Checks that these edges may point elsewhere, or go.
+    pub(super) fn check_thawed(&self, keys: &[ChildKey]) -> Result<(), BlockError> {
+        let entries = keys.iter().filter_map(|key| self.edges.get(key));
+        let Some(entry) = { entries }.find(|entry| entry.frozen > 0) else {
+            return Ok(());
+        };
+        let edge = &entry.edge;
+        let what = format!(
+            "Cannot change frozen '{}' link of {} to '{}'",
+            edge.attachment.child_name,
+            edge.attachment.parent,
+            edge.node().name()
+        );
+        Err(BlockError::new(ErrorKind::Busy, what))
+    }
+
+    /// Makes edges stay as they are, until as many [`State::thaw`].
+    pub(super) fn freeze(&mut self, keys: &[ChildKey]) {
+        for key in keys {
+            if let Some(entry) = self.edges.get_mut(key) {
+                entry.frozen += 1;
+            }
+        }
+    }
+
+    pub(super) fn thaw(&mut self, keys: &[ChildKey]) {
+        for key in keys {
+            // It is gone if its graph is.
+            if let Some(entry) = self.edges.get_mut(key) {
+                entry.frozen -= 1;
+            }
+        }
     }
 
     /// Makes these, and no others, the nodes that ask for their permissions with or without users.
@@ -302,17 +341,17 @@ impl State {
         }
     }
 
+    /// Whether somebody has leave to change the node.
+    pub(super) fn has_writer(&self, node: &Node) -> bool {
+        let mut edges = self.edges().filter(|edge| edge.node() == *node);
+        edges.any(|edge| edge.permissions().change())
+    }
+
     /// What each edge would ask for, if nobody minds.
     pub(super) fn resolve(&self, table: &Table) -> Result<Effective, BlockError> {
         let effective = table.effective();
-        let writes = [
-            Permission::Write,
-            Permission::WriteUnchanged,
-            Permission::Resize,
-        ];
         for edge in &table.edges {
-            let uses = effective[&edge.key].uses;
-            let changes = writes.iter().any(|write| uses.contains(*write));
+            let changes = effective[&edge.key].change();
             let node = self.nodes.get(&edge.node).map(|entry| &entry.node);
             if let Some(node) = node.filter(|node| changes && node.is_read_only()) {
                 let error = BlockError::new(ErrorKind::ReadOnly, "node is read-only");

@@ -25,6 +25,7 @@ use crate::{
     },
 };
 
+mod reopen;
 mod replace;
 mod resize;
 

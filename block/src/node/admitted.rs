@@ -4,7 +4,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use aio::{AioContext, IoBuf};
 
-use super::Node;
+use super::{
+    Node,
+    options::{DetectZeroes, Discard, is_zero},
+};
 use crate::{
     allocation::{AllocationStatus, ByteRange, Extent},
     error::{BlockError, ErrorKind},
@@ -108,7 +111,7 @@ impl Admitted {
         let (buf, result) = match self.passage(range, flags).await {
             Err(error) => (buf, Err(error)),
             Ok((_passage, limits)) if align::fits(&limits, range) => {
-                node.driver().write(cx, range.start(), buf, flags).await
+                write_or_zero(node, cx, range, buf, flags).await
             }
             Ok((_passage, _)) => {
                 let written = align::rewrite(node, cx, range, Content::Bytes(&buf), flags).await;
@@ -226,7 +229,7 @@ impl Admitted {
         let range = self.node().check_change(&limits, Some(range))?;
         // Never more than was asked: a block that is given up in part is not given up.
         let whole = align::inner(&limits, range);
-        if whole.is_empty() {
+        if whole.is_empty() || self.node().options().discard == Discard::Ignore {
             return Ok(());
         }
         self.changing = Some(whole);
@@ -319,13 +322,37 @@ impl Drop for Admitted {
     }
 }
 
+/// Writes what fits the node driver, as zeroes if that is what it is and what the node looks for.
+async fn write_or_zero(
+    node: &Node,
+    cx: &AioContext,
+    range: ByteRange,
+    buf: IoBuf,
+    flags: RequestFlags,
+) -> Transferred {
+    let detect = node.options().detect_zeroes;
+    if detect != DetectZeroes::Off && is_zero(&buf) {
+        let zeroes = RequestFlags {
+            may_unmap: detect == DetectZeroes::Unmap,
+            no_fallback: true,
+            ..flags
+        };
+        match zero_aligned(node, cx, range, zeroes).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            result => return (buf, result.map(|()| Way::Direct)),
+        }
+    }
+    node.driver().write(cx, range.start(), buf, flags).await
+}
+
 /// Zeroes an aligned range: by the node driver's own means or, where that is allowed, by writing zeroes.
 async fn zero_aligned(
     node: &Node,
     cx: &AioContext,
     range: ByteRange,
-    flags: RequestFlags,
+    mut flags: RequestFlags,
 ) -> Result<(), BlockError> {
+    flags.may_unmap &= node.options().may_unmap();
     match node.driver().write_zeroes(cx, range, flags).await {
         Err(error) if error.kind() == ErrorKind::Unsupported && !flags.no_fallback => {
             align::rewrite(node, cx, range, Content::Zeroes, flags).await

@@ -12,6 +12,7 @@ use aio::AioContext;
 use crate::{
     allocation::ByteRange,
     graph::child::Child,
+    node::DetectZeroes,
     node_driver::{Access, FilePlace, Located, RequestFlags},
     request::align,
 };
@@ -105,13 +106,15 @@ impl Request<'_> {
         }
         let mut admitted = target.try_enter().ok_or(Refusal::NotNow)?;
         let node = admitted.node().clone();
+        let _passage = node.changing().try_pass().ok_or(Refusal::NotNow)?;
+        // From here on the length stays.
         let limits = node.limits();
         let checked = node.check_change(&limits, Some(range));
-        if checked.is_err() || !align::is_aligned(&limits, range) {
+        let is_looked_at = node.options().detect_zeroes != DetectZeroes::Off;
+        if checked.is_err() || !align::is_aligned(&limits, range) || is_looked_at {
             return Err(Refusal::Nowhere);
         }
         admitted.will_change(range);
-        let _passage = node.changing().try_pass().ok_or(Refusal::NotNow)?;
         match node.driver().locate(range, Access::Write) {
             Located::File(place) => self.move_bytes(from, place, range.len()).await?,
             Located::Child {

@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod abandoned;
+mod options;
 
 const FLAGS: RequestFlags = RequestFlags {
     fua: false,
