@@ -1,7 +1,8 @@
 //! The drained section: parents are quiet, nothing is in flight, new requests wait.
 //!
 //! ```text
-//!   1  tell the nodes' parents to be quiet      requests go on, so that a parent can finish its work
+//!   1  tell the nodes' parents to be quiet,     requests go on, so that a parent can finish its work
+//!      and the nodes to hold nothing back
 //!   2  wait until they are
 //!   3  close the gates, upper nodes first,      requests that are inside an upper node still reach
 //!      and wait for each to be empty            the lower ones
@@ -36,6 +37,9 @@ impl DrainedSection {
             closed: Vec::new(),
         };
         section.graph.begin_quiescing(&section.nodes);
+        for node in &section.nodes {
+            node.driver().drain_begin();
+        }
         section.wait_for_parents().await;
         for node in section.graph.upper_first(&section.nodes) {
             node.gate().close();
@@ -67,6 +71,9 @@ impl Drop for DrainedSection {
     fn drop(&mut self) {
         for node in &self.closed {
             node.gate().open();
+        }
+        for node in &self.nodes {
+            node.driver().drain_end();
         }
         self.graph.end_quiescing(&self.nodes);
     }

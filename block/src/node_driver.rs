@@ -132,7 +132,7 @@ impl fmt::Debug for FilePlace<'_> {
 /// Requests run on the context of whoever makes them, any number of contexts at once; a driver
 /// protects its own state. Dropping the future abandons the result, never the request: buffers and
 /// descriptors stay with the context's in-flight table. No method has a default body, because a
-/// silent default is how data gets lost.
+/// silent default is how data gets lost; but for the two that tell of drains, which few care for.
 pub trait NodeDriver: Any + fmt::Debug + Send + Sync {
     /// Name of the kind of node, as in `driver=file`.
     fn driver_name(&self) -> &'static str;
@@ -209,6 +209,13 @@ pub trait NodeDriver: Any + fmt::Debug + Send + Sync {
     /// A write that fails so may still change the node later, if the server has it already. Later
     /// requests are served as ever. Filters pass this on to the child that theirs go to. Any thread.
     fn cancel_in_flight(&self);
+
+    /// The node is to be quiesced, once more: what the driver holds back of its own accord is to go on now, and what
+    /// comes until the same number of [`drain_end`](Self::drain_end), too. Any thread; it must not block.
+    fn drain_begin(&self) {}
+
+    /// One drained section that the node was in is over. Any thread; it must not block.
+    fn drain_end(&self) {}
 }
 
 /// What a node answers to [`NodeDriver::truncate`] whose length is fixed: `Unsupported`, because of `why`.

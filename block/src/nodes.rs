@@ -9,6 +9,7 @@ pub mod nbd;
 pub mod null;
 pub mod raw;
 pub mod snapshot_access;
+pub mod throttle;
 
 pub use self::nbd::{NbdNode, NbdOptions};
 pub use copy_before_write::{
@@ -21,3 +22,4 @@ pub use mirror_top::{MirrorHandle, MirrorTopNode};
 pub use null::{NullNode, NullOptions};
 pub use raw::{RawNode, RawOptions};
 pub use snapshot_access::SnapshotAccessNode;
+pub use throttle::{ThrottleGroup, ThrottleLimit, ThrottleLimits, ThrottleNode};

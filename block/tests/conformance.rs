@@ -16,7 +16,7 @@ use block::{
     nodes::{
         CbwOptions, CopyBeforeWriteNode, FaultControl, FaultNode, FileNode, FileOptions,
         MemoryNode, MemoryOptions, NbdNode, NbdOptions, NullNode, NullOptions, OnOffAuto, RawNode,
-        RawOptions,
+        RawOptions, ThrottleGroup, ThrottleLimit, ThrottleLimits, ThrottleNode,
     },
 };
 use nbd::{NbdAddress, NbdUri};
@@ -186,6 +186,27 @@ fn fault_without_rules_passes() {
                 .attach(&below, "file", ChildRole::Filtered, Permissions::IDLE)
                 .unwrap();
             let node = builder.finish(FaultNode::new(child, FaultControl::new()));
+            check(&cx, &graph, &node, Storage::Kept).await;
+        }
+    });
+}
+
+#[test]
+fn throttle_passes() {
+    on_each_backend(async |cx| {
+        let limits = ThrottleLimits {
+            bytes_total: ThrottleLimit::per_s(1 << 32),
+            ..ThrottleLimits::default()
+        };
+        let group = ThrottleGroup::new(limits).unwrap();
+        for len in LENGTHS {
+            let graph = Graph::new();
+            let below = memory(&graph, len, 512);
+            let builder = graph.build_node(Some("throttle")).unwrap();
+            let child = builder
+                .attach(&below, "file", ChildRole::Filtered, Permissions::IDLE)
+                .unwrap();
+            let node = builder.finish(ThrottleNode::new(child, &group));
             check(&cx, &graph, &node, Storage::Kept).await;
         }
     });
