@@ -134,8 +134,8 @@ impl Default for CopyOptions {
     }
 }
 
-/// Hears of bytes that were copied because a guest wants to overwrite them: how many, and when by the context's clock
-/// in nanoseconds. Any thread; no lock is held.
+/// Hears of areas that were copied because a guest wants to overwrite them: how many bytes were moved for that, none
+/// for zeroes, and when by the context's clock in nanoseconds. Any thread; no lock is held.
 pub type SavedBytes = dyn Fn(u64, u64) + Send + Sync;
 
 /// The shared state of one point-in-time copy from one node to another of the same length.
@@ -190,7 +190,7 @@ impl BlockCopy {
             mover: mover.with_buffers(options.buffer_bytes_max),
             source_after: options.source_after,
             budget: budget.transpose()?,
-            readable: Readable::of(&options.initial, &ledger),
+            readable: Readable::of(&options.initial, &ledger)?,
             ledger: Arc::new(ledger),
             saved: OnceLock::new(),
         })
@@ -262,12 +262,15 @@ impl BlockCopy {
     }
 
     /// What is still to copy, or in flight, now: a bitmap with a bit per cluster.
-    #[must_use]
-    pub fn uncopied(&self) -> DirtyBitmap {
+    ///
+    /// # Errors
+    ///
+    /// [`NoSpace`](ErrorKind::NoSpace): there is no memory for one more.
+    pub fn uncopied(&self) -> Result<DirtyBitmap, BlockError> {
         self.ledger.uncopied()
     }
 
-    /// Tells `saved`, as long as it lives, of all bytes that are copied for guests from now on. The first call counts.
+    /// Tells `saved`, as long as it lives, of all that is copied for guests from now on. The first call counts.
     pub fn tell_saved(&self, saved: &Arc<SavedBytes>) {
         // Whoever came first keeps his place.
         drop(self.saved.set(Arc::downgrade(saved)));
@@ -379,11 +382,12 @@ impl BlockCopy {
     }
 
     fn note_saved(&self, cx: &AioContext, outcome: Outcome) {
-        let is_moved = matches!(outcome.class, CopyClass::Copied(_));
-        if let Some(saved) = self.saved.get().and_then(Weak::upgrade)
-            && is_moved
-        {
-            saved(outcome.range.len(), cx.now_ns());
+        let moved_bytes = match outcome.class {
+            CopyClass::Copied(_) => outcome.range.len(),
+            CopyClass::Zero | CopyClass::Skipped | CopyClass::Unallocated => 0,
+        };
+        if let Some(saved) = self.saved.get().and_then(Weak::upgrade) {
+            saved(moved_bytes, cx.now_ns());
         }
     }
 

@@ -26,7 +26,7 @@ const REMOVAL_PAUSE_NS: u64 = 10_000_000_000;
 
 /// Longest time in nanoseconds that the end waits for requests of its own. Devices that work at all
 /// take less for what one backup has in flight.
-const RETURN_MAX_NS: u64 = 500_000_000;
+pub(crate) const RETURN_MAX_NS: u64 = 500_000_000;
 
 /// A filter that nobody wants any more, and that guests may still be above of.
 pub(crate) struct Leaving {

@@ -14,6 +14,8 @@ mod copy_engine;
 mod departure;
 pub mod mirror;
 mod pace;
+mod sync_bitmap;
 
 pub use converge::{ConvergePolicy, ConvergeReport, Estimate};
 pub use pace::{PaceReason, PaceReport};
+pub use sync_bitmap::BitmapMode;

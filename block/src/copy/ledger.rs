@@ -119,13 +119,13 @@ impl Ledger {
     }
 
     /// What is to copy or in flight, as one bitmap.
-    pub(super) fn uncopied(&self) -> DirtyBitmap {
+    pub(super) fn uncopied(&self) -> Result<DirtyBitmap, BlockError> {
         let state = self.lock();
-        let mut uncopied = state.to_copy.clone();
+        let mut uncopied = state.to_copy.try_clone()?;
         for entry in &state.in_flight {
             uncopied.set(entry.range);
         }
-        uncopied
+        Ok(uncopied)
     }
 
     /// Moves the first area to copy in `limit` to "in flight".

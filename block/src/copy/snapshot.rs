@@ -32,12 +32,12 @@ pub(super) enum Readable {
 
 impl Readable {
     /// For a copy that begins with this set, which `ledger` has as clusters.
-    pub(super) fn of(initial: &InitialSet, ledger: &Ledger) -> Self {
-        match initial {
+    pub(super) fn of(initial: &InitialSet, ledger: &Ledger) -> Result<Self, BlockError> {
+        Ok(match initial {
             InitialSet::All => Self::AllBut(Mutex::default()),
             InitialSet::Top => Self::Nothing,
-            InitialSet::Bitmap(_) => Self::Only(Mutex::new(ledger.uncopied())),
-        }
+            InitialSet::Bitmap(_) => Self::Only(Mutex::new(ledger.uncopied()?)),
+        })
     }
 }
 

@@ -150,7 +150,8 @@ pub struct CopyBeforeWriteNode {
     /// The copy's edge, held also for when the copy is given up.
     source: Arc<CopyEdge>,
     shared: CbwHandle,
-    options: CbwOptions,
+    on_cbw_error: OnCbwError,
+    timeout_ns: Option<u64>,
 }
 
 impl CopyBeforeWriteNode {
@@ -179,7 +180,7 @@ impl CopyBeforeWriteNode {
         let writes = Permissions::uses(&[Permission::Write]).unsharing(&[Permission::Resize]);
         let source = builder.attach(source, "file", ChildRole::Filtered, reads)?;
         let target = builder.attach(target, "target", ChildRole::Data, writes)?;
-        let copy = BlockCopy::new(source, target, options.copy.clone())?;
+        let copy = BlockCopy::new(source, target, options.copy)?;
         let source = copy.source().ok_or_else(copy::given_up)?;
         let shared = CbwHandle {
             copy: Arc::new(copy),
@@ -190,7 +191,8 @@ impl CopyBeforeWriteNode {
         let filter = Self {
             source,
             shared,
-            options,
+            on_cbw_error: options.on_cbw_error,
+            timeout_ns: options.timeout_ns,
         };
         Ok((builder.finish(filter), handle))
     }
@@ -211,7 +213,7 @@ impl CopyBeforeWriteNode {
         let result = self.save_in_time(cx, range).await;
         let waited_ns = cx.now_ns().saturating_sub(started_ns);
         self.shared.latency.note(waited_ns);
-        match (result, self.options.on_cbw_error) {
+        match (result, self.on_cbw_error) {
             // Nobody wants to know any more.
             (Err(_), _) if self.shared.snapshot.failure().is_some() => Ok(()),
             (Err(error), OnCbwError::BreakSnapshot) => {
@@ -232,7 +234,7 @@ impl CopyBeforeWriteNode {
             Ok(())
         });
         let time_up = async {
-            match self.options.timeout_ns {
+            match self.timeout_ns {
                 Some(timeout_ns) => cx.sleep_ns(timeout_ns).await,
                 None => pending().await,
             }

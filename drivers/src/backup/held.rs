@@ -10,15 +10,20 @@ use std::sync::{
 use aio::AioContext;
 use block::{
     BlockError, Child, Graph, Node, Operation, Permissions,
-    copy::{BlockCopy, CopyOptions},
+    copy::{BlockCopy, CopyOptions, InitialSet, SavedBytes},
     nodes::copy_before_write::{CbwHandle, CbwOptions, CopyBeforeWriteNode},
 };
-use blockjob::BlockJob;
+use blockjob::{BlockJob, IoStatus};
+use job::WeakJob;
 
-use super::{BackupOptions, BackupReport};
+use super::{
+    BackupReport,
+    options::{BackupOptions, BackupSync},
+};
 use crate::{
     copy_engine::{CopyEngine, InFlight},
     departure::{Leaving, TargetGuard, remove_node},
+    sync_bitmap::{Lacking, SyncBitmap},
 };
 
 /// The filter and the edges, from creation to clean.
@@ -32,6 +37,12 @@ pub(super) struct Held {
     pub(super) engine: Arc<CopyEngine<BlockCopy>>,
     guard: Arc<TargetGuard>,
     in_place: Arc<AtomicBool>,
+    /// Until somebody decides about it.
+    pub(super) bitmap: Option<SyncBitmap>,
+    /// Known once the body has ended.
+    pub(super) lacking: Option<Lacking>,
+    /// What the copy tells of guests as long as we hold this.
+    saved: Option<Arc<SavedBytes>>,
 }
 
 impl Held {
@@ -40,20 +51,25 @@ impl Held {
         graph: &Graph,
         block_job: &BlockJob,
         (source, target): (&Node, &Node),
-        options: &BackupOptions,
+        (options, bitmap): (&BackupOptions, Option<SyncBitmap>),
     ) -> Result<Self, BlockError> {
         graph.check_operation(source, Operation::BackupSource)?;
         graph.check_operation(target, Operation::BackupTarget)?;
         let cbw_options = CbwOptions {
             copy: CopyOptions {
+                cluster_bytes_min: options.min_cluster_bytes,
                 target_content: options.target_content,
+                initial: initial_set(options.sync, bitmap.as_ref())?,
+                source_after: options.source_after,
+                buffer_bytes_max: options.buffer_bytes_max,
                 ..CopyOptions::default()
             },
             on_cbw_error: options.on_cbw_error,
             timeout_ns: options.cbw_timeout_ns,
         };
+        let name = options.filter_name.as_deref();
         let (filter, cbw) =
-            CopyBeforeWriteNode::add_to(graph, None, (source, target), cbw_options)?;
+            CopyBeforeWriteNode::add_to(graph, name, (source, target), cbw_options)?;
         let copy = cbw.block_copy().clone();
         let engine = CopyEngine::new(copy, block_job.clone(), options.engine(), filter.clone());
         let mut held = Self {
@@ -64,6 +80,9 @@ impl Held {
             engine: Arc::new(engine),
             guard: Arc::new(TargetGuard::new(graph, target, &options.job_id)),
             in_place: Arc::new(AtomicBool::new(true)),
+            bitmap,
+            lacking: None,
+            saved: None,
         };
         match held.attach(block_job, (source, target)) {
             Ok(()) => Ok(held),
@@ -85,6 +104,20 @@ impl Held {
             self.edges.push(edge);
         }
         block_job.block_operations(&self.filter, &[])
+    }
+
+    /// Counts what is copied for guests against the speed limit, which never delays them. A job that does nothing by
+    /// itself is woken to tell of it.
+    pub(super) fn account_for_guests(&mut self, block_job: &BlockJob, woken: Option<WeakJob>) {
+        let block_job = block_job.clone();
+        let saved: Arc<SavedBytes> = Arc::new(move |moved_bytes, now_ns| {
+            block_job.account(moved_bytes, now_ns);
+            if let Some(job) = woken.as_ref().and_then(WeakJob::upgrade) {
+                job.wake();
+            }
+        });
+        self.cbw.block_copy().tell_saved(&saved);
+        self.saved = Some(saved);
     }
 
     /// How to give the copy up, without holding on to the rest.
@@ -145,10 +178,20 @@ impl Held {
             requests_in_flight: self.engine.in_flight().requests(),
             pace: self.engine.pace(),
             guest: self.cbw.added_latency(),
+            io_status: IoStatus::Ok,
             filter_is_in_place: true,
             target_may_change: true,
         }
     }
+}
+
+fn initial_set(sync: BackupSync, bitmap: Option<&SyncBitmap>) -> Result<InitialSet, BlockError> {
+    Ok(match (sync, bitmap) {
+        (BackupSync::Bitmap, Some(bitmap)) => InitialSet::Bitmap(bitmap.content()?),
+        (BackupSync::Top, _) => InitialSet::Top,
+        // Of sync none, any cluster may be copied; but only for guests.
+        (BackupSync::Full | BackupSync::None | BackupSync::Bitmap, _) => InitialSet::All,
+    })
 }
 
 /// How a copy is given up. Any thread; no lock may be held.

@@ -6,6 +6,7 @@
     reason = "a random test that fails shows its seed"
 )]
 
+mod bitmaps;
 mod block_job;
 mod cancel;
 mod content;
@@ -16,10 +17,13 @@ mod failed_save;
 mod guests;
 mod instant;
 mod mirror;
+mod modes;
 mod oracle;
+mod overlay;
 mod pace;
 mod pause;
 mod refusals;
+mod requests;
 mod speed;
 mod stacked;
 mod stuck;

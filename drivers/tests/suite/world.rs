@@ -21,7 +21,7 @@ use job::{JobEvent, JobRegistry, JobStatus, Subscription};
 pub(crate) const CLUSTER: u64 = 64 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
 /// More than the parts of a test take together on a slow machine.
-const HANGS_AFTER: Duration = Duration::from_secs(60);
+const HANGS_AFTER: Duration = Duration::from_secs(300);
 
 /// Runs a test on each backend that this machine has. A test that hangs ends the process.
 pub(crate) fn on_each_backend<F: Future<Output = ()>>(test: impl Fn(AioContext) -> F) {
