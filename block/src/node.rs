@@ -23,14 +23,16 @@ use crate::{
 };
 
 mod admitted;
+mod counters;
 pub(crate) mod offload;
 mod options;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::admitted::{Admitted, User};
-use self::options::OptionsCell;
+pub use self::counters::NodeStatistics;
 pub use self::options::{DetectZeroes, Discard, NodeOptions};
+use self::{counters::Counters, options::OptionsCell};
 
 /// One vertex of the graph: a node driver, its entrance and its counters. Cheap to clone; any thread.
 ///
@@ -56,39 +58,6 @@ pub(crate) struct Inner {
 /// Identity of a node within its graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NodeId(pub(crate) u64);
-
-/// What went through a node since it was added. Requests that failed are counted as errors only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodeStatistics {
-    /// Reads that succeeded.
-    pub reads: u64,
-    /// Bytes they read.
-    pub read_bytes: u64,
-    /// Writes and writes of zeroes that succeeded.
-    pub writes: u64,
-    /// Bytes they wrote.
-    pub written_bytes: u64,
-    /// Discards that succeeded.
-    pub discards: u64,
-    /// Flushes that succeeded.
-    pub flushes: u64,
-    /// Data requests that took a second buffer, being unaligned or too long.
-    pub bounced: u64,
-    /// Requests of any kind that failed.
-    pub errors: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    reads: AtomicU64,
-    read_bytes: AtomicU64,
-    writes: AtomicU64,
-    written_bytes: AtomicU64,
-    discards: AtomicU64,
-    flushes: AtomicU64,
-    bounced: AtomicU64,
-    errors: AtomicU64,
-}
 
 impl Inner {
     pub(crate) fn driver(&self) -> &dyn NodeDriver {
@@ -180,17 +149,7 @@ impl Node {
     /// What went through the node so far.
     #[must_use]
     pub fn statistics(&self) -> NodeStatistics {
-        let counters = &self.inner.counters;
-        NodeStatistics {
-            reads: counters.reads.load(Relaxed),
-            read_bytes: counters.read_bytes.load(Relaxed),
-            writes: counters.writes.load(Relaxed),
-            written_bytes: counters.written_bytes.load(Relaxed),
-            discards: counters.discards.load(Relaxed),
-            flushes: counters.flushes.load(Relaxed),
-            bounced: counters.bounced.load(Relaxed),
-            errors: counters.errors.load(Relaxed),
-        }
+        self.inner.counters.statistics()
     }
 
     /// Begins to measure how long requests take, unless that has begun. From then on each reads the clock twice.
@@ -284,9 +243,7 @@ impl Node {
     fn count_bytes(&self, bytes: &AtomicU64, range: ByteRange, result: &Result<Way, BlockError>) {
         if let Ok(way) = result {
             bytes.fetch_add(range.len(), Relaxed);
-            if *way == Way::Bounced {
-                self.inner.counters.bounced.fetch_add(1, Relaxed);
-            }
+            self.inner.counters.moved(*way, range);
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     },
 };
 
+mod model;
 mod reopen;
 mod replace;
 mod resize;
@@ -97,9 +98,9 @@ fn a_drained_node_holds_new_requests() {
     });
 }
 
-/// SEMANTICS 0.1 no. 2: an edge made during the section is held like the others.
+/// SEMANTICS 0.1 no. 2: a user that comes during the section is held like the others.
 #[test]
-fn an_edge_made_during_the_section_is_held_too() {
+fn defect_02_a_user_attached_during_a_drained_section_waits() {
     let w = world();
     w.run(async {
         let section = w.graph.drain(std::slice::from_ref(&w.node)).await;
@@ -293,6 +294,39 @@ fn other_nodes_are_not_drained() {
     });
 }
 
+/// SEMANTICS 0.1 no. 10: neither the other disks of a graph nor their jobs hear of a change.
+#[test]
+fn defect_10_a_change_of_the_graph_drains_what_it_touches_and_nothing_else() {
+    let w = world();
+    w.run(async {
+        let add = |name| {
+            let disk = DiskNode(Disk::new(1 << 16, 1));
+            w.graph.add_node(Some(name), disk).unwrap()
+        };
+        let (other, target) = (add("other"), add("t"));
+        let [here, there] = [(); 2].map(|()| Arc::new(CountingParent::default()));
+        let _jobs = [
+            job_edge(&w.graph, &w.node, &here),
+            job_edge(&w.graph, &other, &there),
+        ];
+        // Above what is drained, where requests go on as far as the closed gate.
+        let above = pass_over(&w.graph, "above", &w.node);
+        let over = Arc::new(CountingParent::default());
+        let _watcher = job_edge(&w.graph, &above, &over);
+        let filter = pass_over(&w.graph, "f", &w.node);
+
+        w.graph.insert_filter(&w.node, &filter).await.unwrap();
+        w.graph.replace_node(&filter, &target, &[]).await.unwrap();
+        let options = [(target.clone(), NodeOptions::default())];
+        w.graph.reopen(&options).await.unwrap();
+        let _frozen = w.graph.freeze(&filter, &w.node).unwrap();
+
+        let told = |parent: &CountingParent| parent.begun.load(Ordering::SeqCst);
+        assert_eq!((told(&here), told(&there), told(&over)), (1, 0, 0));
+        assert_eq!(here.depth(), 0);
+    });
+}
+
 /// A request inside the filter, unaligned, reads the disk and then writes it: the disk's gate closes
 /// only after the filter is empty.
 #[test]
@@ -393,9 +427,9 @@ fn filters_stack_and_leave_in_any_order() {
     });
 }
 
-/// N1: below a filter that unshares write nobody else may write, whenever he comes.
+/// RELIABILITY N1: below a filter that unshares write nobody else may write, whenever he comes.
 #[test]
-fn a_writer_below_the_filter_is_refused() {
+fn n01_a_writer_below_the_filter_is_refused() {
     let w = world();
     w.run(async {
         let guest = w.guest();

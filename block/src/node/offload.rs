@@ -13,7 +13,7 @@ use crate::{
     allocation::ByteRange,
     graph::child::Child,
     node::DetectZeroes,
-    node_driver::{Access, FilePlace, Located, RequestFlags},
+    node_driver::{Access, FilePlace, Located, RequestFlags, Way},
     request::align,
 };
 
@@ -91,6 +91,7 @@ impl Request<'_> {
         let counters = &node.inner.counters;
         counters.reads.fetch_add(1, Relaxed);
         counters.read_bytes.fetch_add(range.len(), Relaxed);
+        counters.moved(Way::Offloaded, range);
         Ok(())
     }
 
@@ -129,6 +130,7 @@ impl Request<'_> {
         let counters = &node.inner.counters;
         counters.writes.fetch_add(1, Relaxed);
         counters.written_bytes.fetch_add(range.len(), Relaxed);
+        counters.moved(Way::Offloaded, range);
         Ok(())
     }
 

@@ -82,6 +82,10 @@ fn aligned_requests_reach_the_node_driver_as_they_are() {
     assert_eq!((statistics.reads, statistics.read_bytes), (2, 1124));
     assert_eq!((statistics.writes, statistics.written_bytes), (1, 1024));
     assert_eq!((statistics.bounced, statistics.errors), (0, 0));
+    assert_eq!(
+        (statistics.buffered_bytes, statistics.direct_bytes),
+        (2148, 0)
+    );
 }
 
 #[test]
@@ -94,7 +98,8 @@ fn an_unaligned_write_keeps_its_neighbours() {
     let mut wanted = vec![9; 4196];
     wanted[500..520].fill(1);
     assert_eq!(w.disk.bytes(), wanted);
-    assert_eq!(w.node.statistics().bounced, 1);
+    let statistics = w.node.statistics();
+    assert_eq!((statistics.bounced, statistics.bounced_bytes), (1, 20));
     assert_eq!(
         w.disk.log(),
         [Op::Read(range(0, 1024)), Op::Write(range(0, 1024))]
