@@ -282,6 +282,12 @@ impl BlockCopy {
         self.ledger.is_complete()
     }
 
+    /// Most data that one claim copies as things stand: more than usual where the kernel only shares blocks.
+    #[must_use]
+    pub fn data_bytes_max(&self) -> u64 {
+        self.mover.data_bytes_max()
+    }
+
     /// How the bytes copied so far went.
     #[must_use]
     pub fn counters(&self) -> CopyCounters {

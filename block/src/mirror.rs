@@ -283,6 +283,12 @@ impl MirrorCopy {
         self.mode.store(mode_to_bits(mode), Ordering::Release);
     }
 
+    /// Most data that one claim copies as things stand: more than usual where the kernel only shares blocks.
+    #[must_use]
+    pub fn data_bytes_max(&self) -> u64 {
+        self.mover.data_bytes_max()
+    }
+
     /// How the bytes of the background copy went.
     #[must_use]
     pub fn counters(&self) -> CopyCounters {

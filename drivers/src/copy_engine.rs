@@ -256,7 +256,7 @@ impl<W: Work> CopyEngine<W> {
             }
             state.in_flight += 1;
             drop(state);
-            if !self.start_one(job, plan.chunk_bytes) {
+            if !self.start_one(job, self.data_bytes_max(&plan)) {
                 let mut state = lock(&self.state);
                 state.in_flight -= 1;
                 state.report.reason = PaceReason::Idle;
@@ -286,14 +286,25 @@ impl<W: Work> CopyEngine<W> {
         plan
     }
 
+    /// Most data of one request. Where blocks are only shared, the pace's bytes bound nothing unless somebody else
+    /// needs them to.
+    fn data_bytes_max(&self, plan: &Plan) -> u64 {
+        let is_alone = plan.reason == PaceReason::Device;
+        if is_alone && self.block_job.speed_bytes_per_s() == 0 {
+            plan.chunk_bytes.max(self.work.data_bytes_max())
+        } else {
+            plan.chunk_bytes
+        }
+    }
+
     /// Starts the next request; returns whether there was anything to start.
-    fn start_one(&self, job: &JobContext, chunk_bytes: u64) -> bool {
-        let hunt_bytes = chunk_bytes.max(lock(&self.state).zero_hunt_bytes);
-        let Some(claim) = self.work.claim(hunt_bytes, chunk_bytes) else {
+    fn start_one(&self, job: &JobContext, data_bytes_max: u64) -> bool {
+        let hunt_bytes = data_bytes_max.max(lock(&self.state).zero_hunt_bytes);
+        let Some(claim) = self.work.claim(hunt_bytes, data_bytes_max) else {
             return false;
         };
         // What it will come to is known only when it is done: what was counted too much is given back then.
-        let counted_bytes = W::range_of(&claim).len().min(chunk_bytes);
+        let counted_bytes = W::range_of(&claim).len().min(data_bytes_max);
         self.block_job.account(counted_bytes, job.now_ns());
         let own = job.handle();
         let (lane, context) = lock(&self.state).lanes.take(&own);
@@ -346,7 +357,10 @@ impl State {
         let timed = mem::take(&mut self.timed);
         let moved_bytes = timed.iter().map(|(len_bytes, _)| len_bytes).sum();
         for (len_bytes, took_ns) in timed {
-            self.pace.learn(len_bytes, took_ns, now_ns);
+            // Longer ones shared blocks, which says nothing about the device.
+            if len_bytes <= self.report.chunk_bytes {
+                self.pace.learn(len_bytes, took_ns, now_ns);
+            }
         }
         self.report.applied_bytes_per_s = self.rate.add(moved_bytes, now_ns);
     }

@@ -29,6 +29,9 @@ pub(crate) trait Work: Send + Sync + fmt::Debug + 'static {
         claim: Self::Claim,
     ) -> LocalBoxFuture<'a, Result<Outcome, CopyError>>;
 
+    /// Most data of one area as things stand, if nothing asks for less: more than usual where it need not be moved.
+    fn data_bytes_max(&self) -> u64;
+
     /// Whether nothing is left to copy and nothing in flight, whoever copies.
     fn is_complete(&self) -> bool;
 
@@ -65,6 +68,10 @@ impl Work for BlockCopy {
         claim: Claim,
     ) -> LocalBoxFuture<'a, Result<Outcome, CopyError>> {
         Box::pin(self.copy(cx, claim))
+    }
+
+    fn data_bytes_max(&self) -> u64 {
+        self.data_bytes_max()
     }
 
     fn is_complete(&self) -> bool {

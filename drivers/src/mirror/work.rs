@@ -67,6 +67,10 @@ impl Work for MirrorWork {
         Box::pin(self.copy.copy(cx, claim.claim, claim.data_bytes_max))
     }
 
+    fn data_bytes_max(&self) -> u64 {
+        self.copy.data_bytes_max()
+    }
+
     fn is_complete(&self) -> bool {
         if self.copy.is_synced() {
             return true;
