@@ -22,7 +22,7 @@ use crate::{
     allocation::ByteRange,
     copy::{
         BUFFER_BYTES_MAX, CopyClass, CopyCounters, CopyEdge, CopyError, CopySide, Found, Keeper,
-        Layers, Mover, Outcome, TargetContent, given_up,
+        Layers, Mover, Offload, Outcome, TargetContent, given_up,
     },
     dirty_bitmap::DirtyBitmap,
     error::BlockError,
@@ -110,6 +110,8 @@ pub struct MirrorCopyOptions {
     pub mode: CopyMode,
     /// Most bytes of the copy's buffers, all together; one request's at least.
     pub buffer_bytes_max: u64,
+    /// Whether the kernel may move the data of the background copy.
+    pub offload: Offload,
 }
 
 impl Default for MirrorCopyOptions {
@@ -121,6 +123,7 @@ impl Default for MirrorCopyOptions {
             unmap: Unmap::default(),
             mode: CopyMode::default(),
             buffer_bytes_max: BUFFER_BYTES_MAX,
+            offload: Offload::default(),
         }
     }
 }
@@ -180,7 +183,9 @@ impl MirrorCopy {
         // What is known of the target is for the ledger to know, since it does not stay so.
         let content = TargetContent::Unknown;
         let mover = Mover::new(source, target, granularity_bytes, content)?;
-        let mover = mover.with_buffers(options.buffer_bytes_max);
+        let mover = mover
+            .with_buffers(options.buffer_bytes_max)
+            .with_offload(options.offload);
         let mover = match options.unmap {
             Unmap::Allowed => mover,
             Unmap::Forbidden => mover.keeping_space(),

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use aio::Handle;
 use block::{
     BlockError, Node,
-    copy::{BUFFER_BYTES_MAX, CopyCounters, TargetContent},
+    copy::{BUFFER_BYTES_MAX, CopyCounters, Offload, TargetContent},
     mirror::{CopyMode, MirrorLoad, Unmap},
     nodes::AddedLatency,
 };
@@ -72,6 +72,8 @@ pub struct MirrorOptions {
     pub filter_name: Option<String>,
     /// What becomes of the source's named bitmaps when the target takes its place.
     pub bitmaps: NamedBitmaps,
+    /// Whether the kernel may move the data of the background copy, by sharing blocks for instance.
+    pub offload: Offload,
     /// Most requests of the background copy in flight; `None` for what the devices take.
     pub max_workers: Option<u32>,
     /// Most bytes in such a request; `None` for what suits the devices. At least a granule goes.
@@ -127,6 +129,7 @@ impl MirrorOptions {
             on_target_error: OnError::Report,
             filter_name: None,
             bitmaps: NamedBitmaps::Stay,
+            offload: Offload::Auto,
             max_workers: None,
             max_chunk_bytes: None,
             guest_latency_ns: None,

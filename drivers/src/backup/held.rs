@@ -62,6 +62,7 @@ impl Held {
                 initial: initial_set(options.sync, bitmap.as_ref())?,
                 source_after: options.source_after,
                 buffer_bytes_max: options.buffer_bytes_max,
+                offload: options.offload,
                 ..CopyOptions::default()
             },
             on_cbw_error: options.on_cbw_error,

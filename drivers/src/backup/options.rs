@@ -3,7 +3,7 @@
 use aio::Handle;
 use block::{
     Node,
-    copy::{BUFFER_BYTES_MAX, BlockCopy, SourceAfter, TargetContent},
+    copy::{BUFFER_BYTES_MAX, BlockCopy, Offload, SourceAfter, TargetContent},
     nodes::copy_before_write::OnCbwError,
 };
 use blockjob::OnError;
@@ -78,6 +78,8 @@ pub struct BackupOptions {
     /// What becomes of the source's bytes once the target has them. To discard those that guests still want is to lose
     /// them: it is for a source that is read for this backup alone.
     pub source_after: SourceAfter,
+    /// Whether the kernel may move the data, by sharing blocks for instance.
+    pub offload: Offload,
     /// Most requests of the background copy in flight; `None` for what the devices take.
     pub max_workers: Option<u32>,
     /// Most bytes in such a request, at least a cluster; `None` for what suits the devices.
@@ -115,6 +117,7 @@ impl BackupOptions {
             cbw_timeout_ns: None,
             target_content: TargetContent::Unknown,
             source_after: SourceAfter::Kept,
+            offload: Offload::Auto,
             max_workers: None,
             max_chunk_bytes: None,
             min_cluster_bytes: 0,

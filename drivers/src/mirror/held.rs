@@ -235,6 +235,7 @@ fn copy_options(options: &MirrorOptions) -> MirrorCopyOptions {
         unmap: options.unmap,
         mode: options.copy_mode,
         buffer_bytes_max: options.buffer_bytes_max,
+        offload: options.offload,
     }
 }
 

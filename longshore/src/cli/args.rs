@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+use block::copy::Offload;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use longshore::BackupOptions;
@@ -154,6 +155,18 @@ pub(crate) struct Bounds {
     /// Most bytes in a request of the copy, 64K or more
     #[arg(long, value_name = "SIZE", value_parser = parse_chunk)]
     pub(crate) chunk: Option<u64>,
+    /// Let the file system share blocks, or the kernel copy; off for a copy that has nothing in common with its image
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) offload: OffloadArg,
+}
+
+/// Whether the kernel may move the data of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OffloadArg {
+    /// Where that works and is not slower
+    Auto,
+    /// Never
+    Off,
 }
 
 impl Bounds {
@@ -163,6 +176,10 @@ impl Bounds {
             guest_latency_ns: self.guest_latency,
             max_workers: self.workers,
             max_chunk_bytes: self.chunk,
+            offload: match self.offload {
+                OffloadArg::Auto => Offload::Auto,
+                OffloadArg::Off => Offload::Off,
+            },
             ..options
         }
     }
