@@ -2,11 +2,14 @@
 //!
 //! `cargo bench -p benches --bench jobs`
 
+mod copies;
+mod copy_side;
 mod guest;
 mod latency;
 mod many;
 mod many_sides;
 mod our_backups;
+mod process;
 mod reference;
 mod writers;
 
@@ -31,6 +34,11 @@ fn main() {
     {
         return many_sides::run(side, count.parse().expect("we count in digits"));
     }
+    if let [flag, rest @ ..] = args.as_slice()
+        && flag == copy_side::FLAG
+    {
+        return copy_side::run(rest).expect("whoever started this shows why it failed");
+    }
     if has("--list") {
         return;
     }
@@ -48,6 +56,9 @@ fn main() {
     }
     if wants("jobs/latency/") {
         latency::run(extent);
+    }
+    if wants("jobs/copies/") {
+        copies::run(extent, &wants);
     }
     if wants("jobs/writers/") {
         writers::run(extent);

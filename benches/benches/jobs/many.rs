@@ -1,10 +1,12 @@
 //! Ten thousand short jobs, 200 alive at a time, on two threads beside the main one.
 
-use std::{collections::BTreeMap, env, process::Command};
-
 use benches::{Disturbed, Moment, skipped, tell_figure, tell_ratio};
 
-use crate::{Extent, many_sides::FLAG};
+use crate::{
+    Extent,
+    many_sides::FLAG,
+    process::{Found, run_self},
+};
 
 const JOBS: u64 = 10_000;
 /// A run that is long enough for memory that grows with each job to show.
@@ -36,9 +38,6 @@ const FIGURES: [(&str, &str); 11] = [
     ("queried_alive", "jobs in an answer"),
     ("events", "events for each"),
 ];
-
-/// What one process found, by name.
-type Found = BTreeMap<String, f64>;
 
 pub(crate) fn run(extent: Extent) {
     let (turns, jobs, jobs_long) = match extent {
@@ -108,20 +107,6 @@ fn tell(side: &str, found: &[Found], disturbed: Disturbed) {
     }
 }
 
-/// Runs one side in a process of its own, whose memory nothing else has used.
 fn process(side: &str, jobs: u64) -> Result<Found, String> {
-    let program = env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = Command::new(program);
-    let output = command.args([FLAG, side, &jobs.to_string()]).output();
-    let output = output.map_err(|error| error.to_string())?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{side} ended with {}: {why}", output.status));
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let figure = |line: &str| {
-        let (name, value) = line.split_once(' ')?;
-        Some((name.to_owned(), value.parse().ok()?))
-    };
-    Ok(text.lines().filter_map(figure).collect())
+    run_self(&[FLAG, side, &jobs.to_string()])
 }

@@ -24,6 +24,8 @@ use job::{
     ProgressMeter,
 };
 
+use crate::process::{print, status_kib};
+
 /// What tells the program to be a side.
 pub(crate) const FLAG: &str = "--many-side";
 /// Pieces of work that are alive at a time.
@@ -107,15 +109,10 @@ impl Work {
         let later = resident[resident.len() / 10..].iter();
         print("wall_ms", wall.as_secs_f64() * 1e3);
         print("cpu_us", cpu.as_secs_f64() * 1e6 / self.count as f64);
-        print("peak_mib", status_kib("VmHWM:") / 1024.0);
+        print("peak_mib", status_kib("self", "VmHWM:") / 1024.0);
         print("warm_mib", warm / 1024.0);
         print("growth_kib", later.fold(warm, |a, &b| a.max(b)) - warm);
     }
-}
-
-#[expect(clippy::print_stdout, reason = "how a side tells what it found")]
-fn print(name: &str, value: f64) {
-    println!("{name} {value}");
 }
 
 /// Memory that the process has in use, in KiB.
@@ -124,15 +121,6 @@ fn resident_kib() -> f64 {
     let pages = text.split(' ').nth(1).and_then(|text| text.parse().ok());
     let pages: f64 = pages.expect("the second number is the resident size");
     pages * 4.0
-}
-
-/// A figure of the process in KiB.
-fn status_kib(name: &str) -> f64 {
-    let text = fs::read_to_string("/proc/self/status").expect("Linux tells of every process");
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let figure = line.and_then(|line| line.trim().strip_suffix("kB"));
-    let figure = figure.and_then(|text| text.trim().parse().ok());
-    figure.expect("a figure in KiB")
 }
 
 fn io_threads() -> Vec<IoThread> {

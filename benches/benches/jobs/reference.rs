@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fs,
     io::{self, BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::Path,
@@ -14,6 +15,8 @@ use serde_json::{Value, json};
 
 use crate::latency::{Backups, End, TIMEOUT, Took};
 
+/// In which Linux tells processor time.
+const TICK_MILLIS: u64 = 10;
 const PROGRAM: &str = "qemu-storage-daemon";
 /// How often the socket of a daemon that starts is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -143,6 +146,22 @@ impl Reference {
     fn connection(&mut self) -> Result<&mut Connection, String> {
         let connection = self.connection.as_mut();
         connection.ok_or_else(|| format!("{PROGRAM} does not talk"))
+    }
+
+    /// Its number, as the system calls it.
+    pub(crate) fn process(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    /// Processor time that it has used, all its threads and the kernel's work for them.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process()));
+        let stat = stat.unwrap_or_default();
+        // The name, in brackets, may have blanks.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * TICK_MILLIS)
     }
 
     /// How long it takes from sending `command` until `wanted` has been told.
