@@ -143,7 +143,10 @@ impl Converge {
             return self.delay();
         }
         self.last = Some((now, now_ns));
-        if elapsed_ns < GAP_TICKS * TICK_NS {
+        if elapsed_ns >= GAP_TICKS * TICK_NS {
+            // For so long there was nothing to copy.
+            self.delay_ns = 0;
+        } else {
             let per_s =
                 |now: u64, before: u64| scaled(now.saturating_sub(before), NS_PER_S, elapsed_ns);
             let rates = Rates {

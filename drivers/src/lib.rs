@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
-#[cfg_attr(not(test), expect(dead_code, reason = "the mirror will use it"))]
 mod converge;
 mod copy_engine;
 mod departure;

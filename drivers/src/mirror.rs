@@ -19,6 +19,7 @@
 mod body;
 mod carried;
 mod driver;
+mod gain;
 mod held;
 mod start;
 mod work;
@@ -36,6 +37,7 @@ use blockjob::OnError;
 use job::{Job, JobError, Trigger};
 
 use crate::{
+    converge::{ConvergePolicy, ConvergeReport},
     copy_engine::{EngineOptions, ErrorPolicies},
     pace::{PaceLimits, PaceReport},
 };
@@ -81,6 +83,8 @@ pub struct MirrorOptions {
     /// Most that the background copy may add to the 99th percentile of what guest writes take, in nanoseconds; see
     /// [`BackupOptions::guest_latency_ns`](crate::backup::BackupOptions::guest_latency_ns).
     pub guest_latency_ns: Option<u64>,
+    /// What to do about guests that make more different than the copy makes equal.
+    pub converge: ConvergePolicy,
     /// The contexts that requests of the background copy run on, dealt out by load; empty for that of the job.
     pub contexts: Vec<Handle>,
     /// Who makes the job's result permanent.
@@ -133,6 +137,7 @@ impl MirrorOptions {
             max_workers: None,
             max_chunk_bytes: None,
             guest_latency_ns: None,
+            converge: ConvergePolicy::GuestsFirst,
             contexts: Vec::new(),
             finalize: Trigger::Auto,
             dismiss: Trigger::Auto,
@@ -202,6 +207,8 @@ pub struct MirrorReport {
     pub requests_in_flight: u32,
     /// What bounds them.
     pub pace: PaceReport,
+    /// Whether it gains on its guests.
+    pub converge: ConvergeReport,
     /// What the filter has cost guest requests.
     pub guest: AddedLatency,
     /// Guests are held up: from the last look until the job is finalized.

@@ -11,7 +11,7 @@ use block::{BlockError, Graph, Node, mirror::MirrorCopy};
 use blockjob::{BlockJob, ErrorAction, ErrorSide, OnError};
 use job::{JobContext, JobError, WeakJob};
 
-use super::{driver::Wishes, held::Barrier, work::MirrorWork};
+use super::{driver::Wishes, gain::Gain, held::Barrier, work::MirrorWork};
 use crate::copy_engine::{CopyEngine, job_error};
 
 /// What may still differ when guests are held up for the end, in bytes: they wait until it is copied.
@@ -30,6 +30,7 @@ pub(super) struct Body {
     pub(super) copy: Arc<MirrorCopy>,
     pub(super) work: Arc<MirrorWork>,
     pub(super) engine: Arc<CopyEngine<MirrorWork>>,
+    pub(super) gain: Arc<Gain>,
     pub(super) barrier: Arc<Barrier>,
     pub(super) block_job: BlockJob,
     pub(super) on_target_error: OnError,
@@ -98,6 +99,7 @@ impl Body {
     /// Copies until nothing differs, or no more than is allowed.
     async fn copy_all(&self, job: &JobContext) -> Result<(), JobError> {
         let check = || {
+            self.gain.note(job.now_ns());
             if let Some(error) = self.copy.take_guest_error() {
                 self.engine.note_error(error);
                 // The engine looks again at once.

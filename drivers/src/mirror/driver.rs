@@ -131,6 +131,7 @@ impl MirrorDriver {
             copy: held.mirror.mirror_copy().clone(),
             work: held.work.clone(),
             engine: held.engine.clone(),
+            gain: held.gain.clone(),
             barrier: held.barrier.clone(),
             block_job: self.block_job.clone(),
             on_target_error: self.on_target_error,
@@ -206,7 +207,9 @@ impl JobDriver for MirrorDriver {
 
     fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<(), JobError>> {
         Box::pin(async move {
-            let result = self.body().run(job).await;
+            let body = self.body();
+            let result = body.run(job).await;
+            body.gain.stand();
             if job.is_cancelled() {
                 // Not only in clean: the rest of a transaction may take its time until then.
                 self.cancel_now();
@@ -221,7 +224,9 @@ impl JobDriver for MirrorDriver {
         Box::pin(async move {
             // Guests do not wait for the user.
             self.open_barrier();
-            if let Some(engine) = self.with_held(|held| held.engine.clone()) {
+            let held = self.with_held(|held| (held.engine.clone(), held.gain.clone()));
+            if let Some((engine, gain)) = held {
+                gain.stand();
                 engine.settle().await;
             }
         })

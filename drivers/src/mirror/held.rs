@@ -13,7 +13,7 @@ use block::{
 };
 use blockjob::BlockJob;
 
-use super::{MirrorOptions, MirrorReport, MirrorSync, work::MirrorWork};
+use super::{MirrorOptions, MirrorReport, MirrorSync, gain::Gain, work::MirrorWork};
 use crate::{
     copy_engine::{CopyEngine, InFlight},
     departure::{Leaving, TargetGuard, remove_node},
@@ -31,6 +31,7 @@ pub(super) struct Held {
     pub(super) mirror: MirrorHandle,
     pub(super) work: Arc<MirrorWork>,
     pub(super) engine: Arc<CopyEngine<MirrorWork>>,
+    pub(super) gain: Arc<Gain>,
     guard: Arc<TargetGuard>,
     in_place: Arc<AtomicBool>,
     pub(super) barrier: Arc<Barrier>,
@@ -78,6 +79,7 @@ impl Held {
         let (filter, mirror) =
             MirrorTopNode::add_to(graph, name, (source, target), copy_options(options))?;
         let work = Arc::new(MirrorWork::new(mirror.mirror_copy().clone()));
+        let gain = Gain::new(mirror.mirror_copy().clone(), options.converge);
         let engine_options = options.engine();
         let engine = CopyEngine::new(
             work.clone(),
@@ -94,6 +96,7 @@ impl Held {
             mirror,
             work,
             engine: Arc::new(engine),
+            gain: Arc::new(gain),
             guard: Arc::new(TargetGuard::new(graph, target, &options.job_id)),
             in_place: Arc::new(AtomicBool::new(true)),
             barrier: Arc::default(),
@@ -178,6 +181,7 @@ impl Held {
             is_actively_synced: copy.is_actively_synced(),
             requests_in_flight: self.engine.in_flight().requests(),
             pace: self.engine.pace(),
+            converge: self.gain.report(),
             guest: self.mirror.added_latency(),
             guests_wait: self.barrier.is_closed(),
             filter_is_in_place: true,

@@ -8,6 +8,7 @@ use job::{CancelMode, JobStatus};
 use super::world::{World, read, until};
 
 mod basic;
+mod converge;
 mod defects;
 
 /// Options of a job called `m`.
