@@ -281,12 +281,12 @@ fn tell(case: Case, gib: f64, (sides, found): (&[Side], &[Vec<Found>]), disturbe
         for (what, key) in [("wall", "wall_s"), ("cpu", "cpu_s"), ("peak", "peak_mib")] {
             let ratios = ours.iter().zip(theirs);
             let ratios = ratios.map(|(ours, theirs)| of(ours, key) / of(theirs, key));
+            // Not everybody tells everything.
+            let ratios: Vec<f64> = ratios.filter(|ratio| ratio.is_finite()).collect();
             let name = format!("{case}/{what}/{}/{}", side.name(), peer.name());
-            tell_ratio(
-                &name,
-                ratios.filter(|ratio| ratio.is_finite()).collect::<Vec<_>>(),
-                disturbed,
-            );
+            if !ratios.is_empty() {
+                tell_ratio(&name, ratios, disturbed);
+            }
         }
     }
 }
