@@ -10,7 +10,10 @@ use block::{
         nbd::{NbdNode, NbdOptions},
     },
 };
-use drivers::backup::{Backup, BackupError, BackupOptions};
+use drivers::{
+    backup::{Backup, BackupError, BackupOptions},
+    mirror::{Mirror, MirrorError, MirrorOptions},
+};
 use job::JobRegistry;
 
 /// How an engine is made.
@@ -185,6 +188,32 @@ impl Engine {
         let (source, target) = (source.clone(), target.clone());
         let started = self.handle().spawn(move |_| async move {
             Backup::start((&graph, &jobs), &context, (&source, &target), options).await
+        });
+        started.wait()
+    }
+
+    /// Starts to mirror `source` to `target`, nodes of this engine's graph.
+    ///
+    /// When this returns every change of the source is noticed. Blocks the calling thread until then, so it must
+    /// not be the loop's.
+    ///
+    /// # Errors
+    ///
+    /// [`MirrorError`]; nothing has changed then.
+    pub fn mirror(
+        &self,
+        source: &Node,
+        target: &Node,
+        options: MirrorOptions,
+    ) -> Result<Mirror, MirrorError> {
+        let (graph, jobs, context) = (
+            self.graph().clone(),
+            self.jobs().clone(),
+            self.handle().clone(),
+        );
+        let (source, target) = (source.clone(), target.clone());
+        let started = self.handle().spawn(move |_| async move {
+            Mirror::start((&graph, &jobs), &context, (&source, &target), options).await
         });
         started.wait()
     }

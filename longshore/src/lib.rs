@@ -27,5 +27,6 @@ pub mod export;
 pub use drivers::{
     PaceReason, PaceReport,
     backup::{Backup, BackupError, BackupOptions, BackupReport},
+    mirror::{Mirror, MirrorChange, MirrorError, MirrorOptions, MirrorReport, MirrorSync},
 };
 pub use engine::{Engine, EngineConfig, OpenedFile};

@@ -18,6 +18,8 @@ use crate::copy_engine::{CopyEngine, job_error};
 ///
 /// Under guests that go on writing something always differs. A megabyte takes a disk a few milliseconds.
 const LAST_STRETCH_BYTES: u64 = 1 << 20;
+/// How long the copy may take to come so close, in nanoseconds, before twice as much may differ.
+const APPROACH_NS: u64 = 250_000_000;
 /// Longest time in nanoseconds that one attempt to end holds guests up.
 const ATTEMPT_MAX_NS: u64 = 1_000_000_000;
 /// How long guests go on before the next attempt, in nanoseconds.
@@ -142,11 +144,11 @@ impl Body {
     async fn try_to_end(&self, job: &JobContext) -> Result<bool, JobError> {
         self.work.allow(self.last_stretch_bytes());
         // Most of it beside guests, so that the flush that they wait for has little to do.
-        self.copy_all(job).await?;
+        self.approach(job).await?;
         if !self.flush(job).await? {
             return Ok(false);
         }
-        self.copy_all(job).await?;
+        self.approach(job).await?;
         self.block_job.throttle(job).await;
         still_wanted(job)?;
         self.work.allow(0);
@@ -161,7 +163,27 @@ impl Body {
         Ok(done)
     }
 
-    /// What may be copied while guests wait: not more than the speed limit allows in a tenth of a second.
+    /// Copies until no more differs than is allowed, and allows more as time goes by: guests that change as much as is
+    /// copied wait longer in the end, but there is one. What takes too long is given up by [`Self::in_time`].
+    async fn approach(&self, job: &JobContext) -> Result<(), JobError> {
+        let wait = || Box::pin(job.on_context(|cx| async move { cx.sleep_ns(APPROACH_NS).await }));
+        let (mut copying, mut time_up) = (pin!(self.copy_all(job)), wait());
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = copying.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            while time_up.as_mut().poll(cx).is_ready() {
+                self.work.allow_twice();
+                // The engine looks again at once.
+                job.job().wake();
+                time_up = wait();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// What may be copied while guests wait, at first: not more than the speed limit allows in a tenth of a second.
     fn last_stretch_bytes(&self) -> u64 {
         match self.block_job.speed_bytes_per_s() {
             0 => LAST_STRETCH_BYTES,

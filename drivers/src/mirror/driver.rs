@@ -147,6 +147,11 @@ impl MirrorDriver {
         }
     }
 
+    /// Has the body look at what the user wants, although guests may go on making things different for ever.
+    fn interrupt(&self) {
+        self.with_held(|held| held.work.allow(u64::MAX));
+    }
+
     fn open_barrier(&self) {
         if let Some(barrier) = self.with_held(|held| held.barrier.clone()) {
             barrier.open();
@@ -244,11 +249,12 @@ impl JobDriver for MirrorDriver {
     }
 
     fn cancel(&self, mode: CancelMode) -> CancelMode {
-        match self.wishes.is_ready() {
-            true => mode,
+        if !self.wishes.is_ready() {
             // There is no good end yet.
-            false => CancelMode::Force,
+            return CancelMode::Force;
         }
+        self.interrupt();
+        mode
     }
 
     fn can_complete(&self) -> bool {
@@ -257,6 +263,7 @@ impl JobDriver for MirrorDriver {
 
     fn complete(&self) -> Result<(), JobError> {
         self.wishes.completes.store(true, Ordering::Release);
+        self.interrupt();
         Ok(())
     }
 

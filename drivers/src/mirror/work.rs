@@ -42,6 +42,12 @@ impl MirrorWork {
     pub(super) fn allow(&self, slack_bytes: u64) {
         self.slack_bytes.store(slack_bytes, Ordering::Relaxed);
     }
+
+    /// Has the engine stop when no more than twice as much differs as before.
+    pub(super) fn allow_twice(&self) {
+        let slack_bytes = self.slack_bytes.load(Ordering::Relaxed);
+        self.allow(slack_bytes.saturating_mul(2));
+    }
 }
 
 impl Work for MirrorWork {

@@ -1,16 +1,19 @@
-//! Backups in a row of an image that four guests write over NBD, each compared with its instant:
+//! Random jobs in a row on an image that four guests write over NBD, each copy compared with its instant:
 //! `cargo run --release --example soak`.
 //!
 //! Nothing that is checked does the checking: the guests speak NBD by themselves, over a socket of
-//! the standard library, and the files are compared by plain reads. Rounds take turns:
+//! the standard library, and the files are compared by plain reads. What a round does is drawn:
 //!
-//! - In odd rounds the guests hold still with no request in flight, the image is read, the backup
-//!   starts, the guests go on. The target must be what was read, byte for byte.
-//! - In even rounds nobody holds still. The target must be a cut: what each guest had done at one
-//!   moment between the call of the start and its return, the same moment for all of them.
+//! - A backup for which the guests hold still, with no request in flight, while the image is read and the
+//!   backup starts. The target must be what was read, byte for byte.
+//! - A backup or a mirror under guests that go on. The copy must be a cut: what each guest had done at one
+//!   moment between the call of the start (of the end, for a mirror) and its return, the same for all of them. A
+//!   mirror changes its mode meanwhile, is paused, and may move the guests to its target; then all that they did must
+//!   be there, and the old image is the cut.
+//! - A backup or a mirror that is cancelled half way.
 //!
-//! Each round has an engine and an export of its own; the backends take turns, and so do targets
-//! that are new and targets with the last backup in them.
+//! Whatever happens, the disk that guests end on must be what they wrote. Each round has an engine and an export of
+//! its own; the backends take turns, and targets are new or have the last copy in them.
 
 #![expect(
     clippy::print_stdout,
@@ -19,6 +22,7 @@
 )]
 
 use std::{
+    collections::BTreeMap,
     env,
     error::Error,
     fs::{self, File},
@@ -32,18 +36,20 @@ use std::{
 };
 
 use aio::BackendKind;
-use block::{Node, copy::TargetContent, nodes::FileOptions};
+use block::{copy::TargetContent, nodes::FileOptions};
 use longshore::{
-    BackupOptions, Engine, EngineConfig,
+    Engine, EngineConfig,
     export::{ExportOptions, NbdAddress, NbdServer, NbdServerOptions},
 };
 
 mod crowd;
 mod cut;
 mod guest;
+mod job;
 mod writer;
 
 use crowd::Crowd;
+use job::{Act, Ended, Moment};
 use writer::{Chance, Entry, Writer};
 
 const USAGE: &str = "usage: soak [--rounds N | --seconds N] [--seed N] [--size BYTES] [--folder DIR] \
@@ -131,16 +137,10 @@ impl Plan {
 /// What is different about one round.
 #[derive(Clone, Copy)]
 struct Round {
-    number: u64,
     seed: u64,
+    act: Act,
     backend: BackendKind,
     target_content: TargetContent,
-}
-
-impl Round {
-    fn is_quiet(self) -> bool {
-        self.number % 2 == 1
-    }
 }
 
 fn main() -> ExitCode {
@@ -173,33 +173,40 @@ fn soak(plan: &Plan) -> Result<(), Failure> {
         Err(_) => vec![BackendKind::Epoll],
     };
     let (started, mut writes, mut per_backend) = (Instant::now(), 0, [0, 0]);
-    let mut number = 0;
+    let (mut number, mut acts) = (0, BTreeMap::new());
     while !plan.end.is_reached(number, started) {
+        let turn = usize::try_from(number)?;
         number += 1;
-        // Each pair of rounds, quiet and not, has a backend; each pair of these a kind of target.
-        let turn = usize::try_from((number - 1) / 2)?;
         let round = Round {
-            number,
             seed: chance.next(),
+            act: Act::draw(&mut chance),
             backend: backends[turn % backends.len()],
-            target_content: match turn / 2 % 2 {
+            target_content: match chance.below(2) {
                 0 if !plan.has_devices() => TargetContent::Zero,
                 _ => TargetContent::Unknown,
             },
         };
-        let kind = if round.is_quiet() { "quiet" } else { "moving" };
+        let name = round.act.to_string();
         writes += one_round(plan, round)
-            .map_err(|failure| format!("round {number} ({kind}, {}): {failure}", round.backend))?;
+            .map_err(|failure| format!("round {number} ({name}, {}): {failure}", round.backend))?;
         per_backend[usize::from(round.backend == BackendKind::Epoll)] += 1;
+        *acts.entry(name).or_insert(0_u64) += 1;
         if number % 10 == 0 {
             let seconds = started.elapsed().as_secs_f64();
-            println!("{number} backups, {writes} guest writes, {seconds:.1} s");
+            println!("{number} jobs, {writes} guest writes, {seconds:.1} s");
         }
     }
     clear(plan)?;
+    let acts: Vec<_> = acts
+        .iter()
+        .map(|(act, count)| format!("{count} {act}"))
+        .collect();
     println!(
-        "{number} of {number} backups equal their instant ({} io_uring, {} epoll) under {writes} guest writes, seed {}",
-        per_backend[0], per_backend[1], plan.seed
+        "{number} of {number} jobs equal their instant ({} io_uring, {} epoll) under {writes} guest writes, seed {}: {}",
+        per_backend[0],
+        per_backend[1],
+        plan.seed,
+        acts.join(", ")
     );
     Ok(())
 }
@@ -240,37 +247,34 @@ fn make_image(plan: &Plan, chance: &mut Chance) -> io::Result<()> {
     Ok(())
 }
 
-/// One backup and its check; returns how many requests the guests made.
+/// One job and its check; returns how many requests the guests made.
 fn one_round(plan: &Plan, round: Round) -> Result<usize, Failure> {
     let is_new = round.target_content == TargetContent::Zero || !plan.target.exists();
     if is_new && !plan.has_devices() {
         File::create(&plan.target)?.set_len(plan.size as u64)?;
     }
     let first = fs::read(&plan.image)?;
-    let (logs, moment) = run_guests(plan, round)?;
-    let copy = fs::read(&plan.target)?;
-    match moment {
-        Moment::Read(image) => cut::check_equal(&image, &copy)?,
+    let (logs, ended) = run_guests(plan, round)?;
+    let (live, copy) = if ended.guests_moved {
+        (&plan.target, &plan.image)
+    } else {
+        (&plan.image, &plan.target)
+    };
+    match ended.moment {
+        Moment::Nothing => {}
+        Moment::Read(image) => cut::check_equal(&image, &fs::read(copy)?)?,
         Moment::Between(called, returned) => {
-            cut::check_cut(&logs, &first, &copy, (called, returned))?;
+            cut::check_cut(&logs, &first, &fs::read(copy)?, (called, returned))?;
         }
     }
     let written = cut::replay(&logs, first);
-    cut::check_equal(&written, &fs::read(&plan.image)?)
-        .map_err(|failure| format!("the image is not what the guests wrote: {failure}"))?;
+    cut::check_equal(&written, &fs::read(live)?)
+        .map_err(|failure| format!("the disk is not what the guests wrote: {failure}"))?;
     Ok(logs.iter().map(Vec::len).sum())
 }
 
-/// What is known of the instant of a backup.
-enum Moment {
-    /// The image as it was then.
-    Read(Vec<u8>),
-    /// Two ticks of the crowd that it lies between.
-    Between(u64, u64),
-}
-
-/// Guests write before, during and after a backup; returns what each of them did.
-fn run_guests(plan: &Plan, round: Round) -> Result<(Vec<Vec<Entry>>, Moment), Failure> {
+/// Guests write before, during and after a job; returns what each of them did.
+fn run_guests(plan: &Plan, round: Round) -> Result<(Vec<Vec<Entry>>, Ended), Failure> {
     let engine = Engine::start(EngineConfig {
         backend: Some(round.backend),
         ..EngineConfig::default()
@@ -287,12 +291,12 @@ fn run_guests(plan: &Plan, round: Round) -> Result<(Vec<Vec<Entry>>, Moment), Fa
     })?;
 
     let (crowd, socket) = (Crowd::new(WRITERS), plan.socket());
-    let (logs, moment) = thread::scope(|scope| {
+    let (logs, ended) = thread::scope(|scope| {
         let guests: Vec<_> = (0..WRITERS)
             .map(|number| Writer::new((number, WRITERS), plan.size, round.seed))
             .map(|writer| scope.spawn(|| writer.run(&socket, &crowd)))
             .collect();
-        let moment = back_up(plan, round, &engine, (&source, &target), &crowd);
+        let ended = job::run(plan, round, &engine, (&source, &target), &crowd);
         crowd.stop();
         let logs: Result<Vec<_>, Failure> = guests
             .into_iter()
@@ -302,37 +306,9 @@ fn run_guests(plan: &Plan, round: Round) -> Result<(Vec<Vec<Entry>>, Moment), Fa
                     .unwrap_or_else(|_| Err("a guest panicked".into()))
             })
             .collect();
-        (logs, moment)
+        (logs, ended)
     });
     server.stop();
-    let moment = moment?;
-    Ok((logs?, moment))
-}
-
-/// Runs a backup to its end.
-fn back_up(
-    plan: &Plan,
-    round: Round,
-    engine: &Engine,
-    (source, target): (&Node, &Node),
-    crowd: &Crowd,
-) -> Result<Moment, Failure> {
-    crowd.wait_requests(Chance::new(round.seed).below(3000));
-    let options = BackupOptions {
-        target_content: round.target_content,
-        ..BackupOptions::new("soak")
-    };
-    let (backup, moment) = if round.is_quiet() {
-        crowd.hold();
-        let image = fs::read(&plan.image)?;
-        let backup = engine.backup(source, target, options)?;
-        crowd.go_on();
-        (backup, Moment::Read(image))
-    } else {
-        let called = crowd.tick();
-        let backup = engine.backup(source, target, options)?;
-        (backup, Moment::Between(called, crowd.tick()))
-    };
-    backup.job().wait_blocking().into_result()?;
-    Ok(moment)
+    let ended = ended?;
+    Ok((logs?, ended))
 }
