@@ -235,21 +235,17 @@ impl NodeBitmaps<'_> {
 
     /// Makes all bitmaps as long as the node is to be: what is new is clean, what is past the end is forgotten.
     ///
-    /// Nothing else changes the node meanwhile. A node that grows is grown after this, one that shrinks is shrunk before, so that
-    /// an error leaves node and bitmaps as they were: to shrink never fails but for [`NodeBitmaps::check_resize`].
+    /// Before a node grows, and after it has shrunk. Whoever changes a node's length asks
+    /// [`NodeBitmaps::check_resize`] first. Should a bitmap be missed, it follows when it is next used or marked.
     ///
     /// # Errors
     ///
-    /// Bitmaps are then longer than the node at worst, which does no harm.
-    ///
-    /// - [`ErrorKind::Busy`]: an operation uses one of them.
-    /// - [`ErrorKind::NoSpace`]: there is no memory for so many bits.
+    /// [`ErrorKind::NoSpace`]: there is no memory for so many bits, which is never so for fewer.
     pub(crate) fn resize(&self, len_bytes: u64) -> Result<(), BlockError> {
-        self.check_resize()?;
         let cells = self.table().cells();
         cells
             .iter()
-            .try_for_each(|cell| cell.lock().truncate(len_bytes))
+            .try_for_each(|cell| cell.lock().follow(len_bytes))
     }
 
     fn list_new(
@@ -412,6 +408,7 @@ impl Bitmap {
     ) -> Result<T, BlockError> {
         self.always(|state| {
             state.check(wanted, self.name(), &self.node)?;
+            state.follow(self.node.len_bytes())?;
             action(state)
         })
     }

@@ -87,17 +87,9 @@ impl Frozen {
 
     /// The job has dealt with part of the content: what it has `not_copied` remains, and what was recorded beside.
     ///
-    /// The granularities may differ.
-    ///
-    /// # Panics
-    ///
-    /// When `not_copied` is not as long as the bitmap.
+    /// The granularities may differ. If `not_copied` is of another length, everything remains.
     pub fn reclaim_with(self, not_copied: &DirtyBitmap) {
-        self.bitmap.always(|state| {
-            state.abdicate();
-            let merged = state.merge(not_copied);
-            merged.expect("what was not copied is of the node that the bitmap is of");
-        });
+        self.bitmap.always(|state| state.abdicate_but(not_copied));
     }
 }
 

@@ -38,7 +38,7 @@ fn disabled() -> State {
 
 impl World {
     fn mark(&self, granule: u64) {
-        self.table.mark(granule_range(granule));
+        self.table.mark(granule_range(granule), || 4 * GRANULE);
     }
 
     fn change<T>(&self, action: impl FnOnce(&mut State) -> T) -> T {

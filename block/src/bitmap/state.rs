@@ -72,16 +72,18 @@ enum Life {
 }
 
 impl Table {
-    /// Marks a range of the node in every bitmap that records. One relaxed load where there is none.
+    /// Marks a range of a node in every bitmap that records; it is as long as `len_bytes` says when it is asked.
+    /// One relaxed load where none records.
     ///
     /// Whoever enables a bitmap and wants a request marked in it makes it known before that request ends, which
     /// makes it see the count, too; a request that ends beside may go either way.
-    pub(crate) fn mark(&self, range: ByteRange) {
+    pub(crate) fn mark(&self, range: ByteRange, len_bytes: impl FnOnce() -> u64) {
         if self.recording.load(Relaxed) == 0 {
             return;
         }
+        let len_bytes = len_bytes();
         for cell in self.lock().iter() {
-            cell.lock().mark(range);
+            cell.lock().mark(range, len_bytes);
         }
     }
 
@@ -305,11 +307,20 @@ impl State {
         }
     }
 
+    /// What was recorded beside a frozen content takes its place, together with what is left of it. Nothing happens
+    /// if that is of another length.
+    pub(super) fn abdicate_but(&mut self, left: &DirtyBitmap) {
+        let successor = self.successor.as_mut();
+        if successor.is_some_and(|successor| successor.content.merge(left).is_ok()) {
+            self.abdicate();
+        }
+    }
+
     /// What was recorded beside a frozen content is added to it.
     pub(super) fn reclaim(&mut self) {
         if let Some(successor) = self.successor.take() {
             let merged = self.current.content.merge(&successor.content);
-            merged.expect("a frozen bitmap is not resized, so both are of one length");
+            merged.expect("all parts of a bitmap are of one length");
             self.current.is_enabled = successor.is_enabled;
         }
     }
@@ -341,19 +352,21 @@ impl State {
         }
     }
 
-    /// Makes all parts as long as the node is to be.
-    pub(super) fn truncate(&mut self, len_bytes: u64) -> Result<(), BlockError> {
+    /// Makes all parts as long as the node is, or is to be.
+    pub(super) fn follow(&mut self, len_bytes: u64) -> Result<(), BlockError> {
         self.parts()
             .try_for_each(|part| part.content.truncate(len_bytes))
     }
 
-    fn mark(&mut self, range: ByteRange) {
-        let mut is_lost = false;
-        for part in self.parts().filter(|part| part.is_enabled) {
-            is_lost |= part.mark(range).is_err();
-        }
-        if is_lost {
+    /// Marks a range of a node that is `len_bytes` long by now.
+    fn mark(&mut self, range: ByteRange, len_bytes: u64) {
+        // The node may have grown without telling its bitmaps, or shrunk since the request.
+        let is_short = range.end().min(len_bytes) > self.current.content.len_bytes();
+        if is_short && self.follow(len_bytes).is_err() {
             self.is_inconsistent = true;
+        }
+        for part in self.parts().filter(|part| part.is_enabled) {
+            part.mark(range);
         }
     }
 
@@ -379,12 +392,10 @@ impl State {
 }
 
 impl Recorded {
-    /// Marks a range, also of a node that has grown without telling its bitmaps.
-    fn mark(&mut self, range: ByteRange) -> Result<(), BlockError> {
-        if range.end() > self.content.len_bytes() {
-            self.content.truncate(range.end())?;
-        }
-        self.content.set(range);
-        Ok(())
+    /// Marks what it has of a range.
+    fn mark(&mut self, range: ByteRange) {
+        let end = range.end().min(self.content.len_bytes());
+        self.content
+            .set(ByteRange::between(range.start().min(end), end));
     }
 }

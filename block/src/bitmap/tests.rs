@@ -702,6 +702,11 @@ fn what_is_in_use_is_said_before_what_is_read_only_and_inconsistent() {
     assert_eq!(bitmap.clear().unwrap_err().kind(), ErrorKind::Busy);
 }
 
+/// The content as it is, before it follows its node.
+fn content(bitmap: &Bitmap) -> DirtyBitmap {
+    bitmap.always(|state| state.content().try_clone()).unwrap()
+}
+
 #[test]
 fn bitmaps_follow_the_length_of_their_node() {
     let w = world();
@@ -710,18 +715,17 @@ fn bitmaps_follow_the_length_of_their_node() {
     w.write(40 * G, 1);
     let kept = BitmapAction::Disable(w.named("b")).prepare().unwrap();
     w.node.bitmaps().resize(2 * MIB).unwrap();
-    assert_eq!(dirty(&bitmap), set([0]));
+    assert_eq!(granules(&content(&bitmap)), set([0]));
     w.node.bitmaps().resize(8 * MIB).unwrap();
-    assert_eq!(dirty(&bitmap), set([0]));
+    assert_eq!(granules(&content(&bitmap)), set([0]));
     kept.abort();
-    assert_eq!(dirty(&bitmap), set([0]));
-    assert_eq!(bitmap.snapshot().unwrap().len_bytes(), 8 * MIB);
+    assert_eq!(granules(&content(&bitmap)), set([0]));
+    assert_eq!(content(&bitmap).len_bytes(), 8 * MIB);
 
+    w.node.bitmaps().check_resize().unwrap();
     let frozen = bitmap.freeze().unwrap();
-    assert_eq!(
-        w.node.bitmaps().resize(MIB).unwrap_err().kind(),
-        ErrorKind::Busy
-    );
+    let refused = w.node.bitmaps().check_resize();
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Busy);
     drop(frozen);
 }
 
@@ -730,8 +734,38 @@ fn a_node_that_grew_in_secret_loses_no_bit() {
     let w = world();
     let bitmap = w.add("b");
     w.node.bitmaps().resize(MIB).unwrap();
+    let frozen = bitmap.cell.lock().freeze();
+    frozen.unwrap();
     w.write(3 * MIB, 1);
+    bitmap.always(super::State::reclaim);
     assert_eq!(dirty(&bitmap), set([48]));
+
+    w.node.bitmaps().resize(MIB).unwrap();
+    let whole = w.add("w");
+    bitmap.merge(&[whole]).unwrap();
+    assert_eq!(bitmap.snapshot().unwrap().len_bytes(), 4 * MIB);
+}
+
+#[test]
+fn what_is_marked_past_an_end_that_has_moved_is_forgotten() {
+    let w = world();
+    let bitmap = w.add("b");
+    w.node.bitmaps().resize(MIB).unwrap();
+    let late = range(MIB - 1, 2 * MIB);
+    w.node.inner.bitmaps.mark(late, || MIB);
+    assert_eq!(granules(&content(&bitmap)), set([15]));
+    w.node.inner.bitmaps.mark(range(2 * MIB, 1), || MIB);
+}
+
+#[test]
+fn a_job_that_knows_another_length_loses_no_bit() {
+    let w = world();
+    let bitmap = w.add("b");
+    w.write(G, 1);
+    let frozen = bitmap.freeze().unwrap();
+    w.write(3 * G, 1);
+    frozen.reclaim_with(&DirtyBitmap::new(MIB, G).unwrap());
+    assert_eq!(dirty(&bitmap), set([1, 3]));
 }
 
 #[test]

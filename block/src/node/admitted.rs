@@ -317,7 +317,8 @@ impl Drop for Admitted {
     /// inside, so that a drain that waits for it returns later.
     fn drop(&mut self) {
         if let Some(range) = self.changing {
-            self.node().inner.bitmaps.mark(range);
+            let node = self.node();
+            node.inner.bitmaps.mark(range, || node.len_bytes());
         }
     }
 }
