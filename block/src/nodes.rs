@@ -15,7 +15,10 @@ pub use self::nbd::{NbdNode, NbdOptions};
 pub use copy_before_write::{
     AddedLatency, CbwHandle, CbwOptions, CopyBeforeWriteNode, OnCbwError, SnapshotState,
 };
-pub use fault::{FaultAction, FaultControl, FaultNode, FaultOp, FaultRule, HeldRequest};
+pub use fault::{
+    FaultAction, FaultControl, FaultEvent, FaultNode, FaultOp, FaultOptions, FaultRule,
+    HeldRequest, InjectError, SetState,
+};
 pub use file::{FileIdentity, FileNode, FileOptions, OnOffAuto, Sharing};
 pub use memory::{MemoryNode, MemoryOptions};
 pub use mirror_top::{MirrorHandle, MirrorTopNode};
