@@ -400,24 +400,35 @@ impl MirrorCopy {
         let (found, len_bytes) = looked?;
         claim.keep(len_bytes);
         let range = claim.range();
-        if found == Found::Data {
-            self.ledger.target_changes(range);
-        }
-        let (class, len_bytes) = if found == Found::Zero && self.ledger.is_target_zero(range) {
-            (self.mover.skip(range), range.len())
-        } else {
-            let done;
-            (claim, done) = self.mover.equalise(cx, range, found, claim).await;
-            done?
-        };
-        if class == CopyClass::Zero {
-            self.ledger.target_zeroed(range);
-        }
+        let (mut claim, done) = self.equalise(cx, range, found, claim).await;
+        let (class, len_bytes) = done?;
         claim.keep(len_bytes);
         let range = claim.range();
         self.copied_bytes.fetch_add(range.len(), Ordering::AcqRel);
         claim.finish();
         Ok(Outcome { range, class })
+    }
+
+    /// As [`Mover::equalise`], of a range that nobody else is at, and keeps account of what the target has.
+    async fn equalise<K: 'static>(
+        &self,
+        cx: &AioContext,
+        range: ByteRange,
+        found: Found,
+        claim: K,
+    ) -> (K, Result<(CopyClass, u64), CopyError>) {
+        match found {
+            Found::Data => self.ledger.target_changes(range),
+            Found::Zero if self.ledger.is_target_zero(range) => {
+                return (claim, Ok((self.mover.skip(range), range.len())));
+            }
+            Found::Zero | Found::Unallocated => {}
+        }
+        let (claim, done) = self.mover.equalise(cx, range, found, claim).await;
+        if let Ok((CopyClass::Zero, _)) = done {
+            self.ledger.target_zeroed(range);
+        }
+        (claim, done)
     }
 
     /// Waits until something that is in flight now has ended; if nothing is, it is ready at once.

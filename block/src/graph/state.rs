@@ -219,8 +219,14 @@ impl State {
 
     pub(super) fn is_root(&self, node: &Node) -> Result<bool, BlockError> {
         self.entry(node)?;
-        let mut owned = self.edges().filter(|edge| edge.owner.is_some());
-        Ok(!owned.any(|edge| edge.node() == *node))
+        // A node that was removed may live for as long as a request is on its way out.
+        let is_held = |edge: &Edge| {
+            let owner = edge
+                .owner
+                .is_some_and(|owner| self.nodes.contains_key(&owner));
+            owner && edge.node() == *node
+        };
+        Ok(!self.edges().any(is_held))
     }
 
     pub(super) fn begin_quiescing(&mut self, nodes: &[Node]) {

@@ -12,12 +12,15 @@ use super::{
     ledger::{Taken, Tracked},
 };
 use crate::{
-    allocation::{AllocationStatus, ByteRange},
-    copy::CopyEdge,
+    allocation::ByteRange,
+    copy::{CopyEdge, CopyError, CopySide, Found},
     error::BlockError,
     node_driver::RequestFlags,
     wait::{First, first_of},
 };
+
+/// Most data that a guest's discard copies to the target itself, in bytes.
+const DISCARD_DATA_BYTES_MAX: u64 = 1 << 20;
 
 /// What guests do, in numbers, and how they are slowed down.
 #[derive(Debug, Default)]
@@ -124,28 +127,60 @@ impl MirrorCopy {
         self.unless_given_up(cx, zeroing).await;
     }
 
-    /// Does to the target what a guest's discard has done to the source: where that reads as zero now, zeroes.
-    /// Where it does not, or not all over, the range is marked, for the copy to find out.
-    pub(crate) async fn forward_discard(
-        self: &Arc<Self>,
-        cx: &AioContext,
-        source: &CopyEdge,
-        taken: Taken,
-    ) {
-        let range = taken.range();
-        let reads_zero = match source.extent(cx, range).await {
-            Ok(extent) => {
-                extent.status == AllocationStatus::Zero && extent.len_bytes >= range.len()
-            }
-            Err(_) => false,
-        };
-        if reads_zero {
-            let flags = RequestFlags {
-                may_unmap: true,
-                ..RequestFlags::default()
-            };
-            self.forward_zeroes(cx, flags, taken).await;
+    /// Makes the target equal where a guest has discarded: what the source has there now is for the source to say.
+    ///
+    /// Zeroes are written as such, and pieces of data between them are copied. Where it is all data, because the
+    /// source keeps what it is told to give up, the range is marked, and left to the copy.
+    pub(crate) async fn forward_discard(self: &Arc<Self>, cx: &AioContext, taken: Taken) {
+        if !taken.needs_target() {
+            taken.done();
+            return;
         }
+        let (copy, home) = (self.clone(), cx.clone());
+        let following = async move {
+            let (taken, followed) = copy.follow_discard(&home, taken).await;
+            match followed {
+                Ok(true) => copy.forwarded(taken, Ok(())),
+                Err(error) if error.side() == CopySide::Write => {
+                    copy.forwarded(taken, Err(error.into_error()));
+                }
+                // What cannot be read, the copy will find out.
+                Ok(false) | Err(_) => drop(taken),
+            }
+        };
+        self.unless_given_up(cx, following).await;
+    }
+
+    /// Returns whether the range is equal now.
+    async fn follow_discard(
+        &self,
+        cx: &AioContext,
+        mut taken: Taken,
+    ) -> (Taken, Result<bool, CopyError>) {
+        let range = taken.range();
+        let (mut at, mut data_bytes) = (range.start(), 0);
+        while at < range.end() {
+            let rest = ByteRange::between(at, range.end());
+            let looked = self.mover.look(cx, rest, DISCARD_DATA_BYTES_MAX).await;
+            let (found, len_bytes) = match looked {
+                Ok(looked) => looked,
+                Err(error) => return (taken, Err(error)),
+            };
+            let part = ByteRange::between(at, range.end().min(at.saturating_add(len_bytes)));
+            if found == Found::Data {
+                data_bytes += part.len();
+            }
+            if data_bytes > DISCARD_DATA_BYTES_MAX {
+                return (taken, Ok(false));
+            }
+            let done;
+            (taken, done) = self.equalise(cx, part, found, taken).await;
+            match done {
+                Ok((_, len_bytes)) => at += len_bytes,
+                Err(error) => return (taken, Err(error)),
+            }
+        }
+        (taken, Ok(true))
     }
 
     /// The target, if a guest's bytes have to get there.

@@ -199,7 +199,7 @@ impl NodeDriver for MirrorTopNode {
             let turn = self.admit(cx, range).await;
             let discarded = self.source.discard(cx, range).await;
             if let (Turn::Both(taken), true) = (turn, discarded.is_ok()) {
-                let request = self.copy().forward_discard(cx, &self.source, taken);
+                let request = self.copy().forward_discard(cx, taken);
                 self.forward(cx, request).await;
             }
             discarded

@@ -10,6 +10,7 @@ use super::world::{World, read, until};
 mod basic;
 mod converge;
 mod defects;
+mod oracle;
 
 /// Options of a job called `m`.
 fn options() -> MirrorOptions {

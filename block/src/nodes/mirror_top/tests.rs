@@ -205,12 +205,12 @@ fn zeroes_and_discards_get_to_both_sides() {
 }
 
 #[test]
-fn a_discard_that_leaves_data_behind_is_left_to_the_copy() {
+fn a_discard_that_leaves_what_cannot_be_read_is_left_to_the_copy() {
     on_each_backend(|cx| async move {
         let scene = Scene::new(&cx, blocking()).await;
         scene.copy_all(&cx).await;
-        // Nobody knows what is there afterwards.
         fail(&scene.disks.at_source, FaultOp::Extent);
+        fail(&scene.disks.at_source, FaultOp::Read);
         scene.guest.discard(&cx, cluster(2)).await.unwrap();
         assert_eq!(scene.dirty_bytes(), CLUSTER);
         scene.disks.at_source.clear();
