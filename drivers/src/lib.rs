@@ -3,6 +3,7 @@
 //! | Job driver | reads | writes | leaves behind |
 //! |---|---|---|---|
 //! | [`backup`] | the source, through its filter | the target | the source at the instant of the start |
+//! | [`fleece`] | a snapshot of the source, which saves old data to a scratch node | the target | the same |
 //! | [`mirror`] | the source, below its filter | the target | the source at the instant of the end, which may become the guests' |
 
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ pub mod backup;
 mod converge;
 mod copy_engine;
 mod departure;
+pub mod fleece;
 pub mod mirror;
 mod pace;
 mod sync_bitmap;

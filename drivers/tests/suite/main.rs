@@ -14,6 +14,7 @@ mod drain;
 mod ends;
 mod errors;
 mod failed_save;
+mod fleece;
 mod guests;
 mod instant;
 mod mirror;
