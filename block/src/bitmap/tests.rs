@@ -7,6 +7,7 @@ use aio::{AioContext, Config, IoThread};
 use super::{Bitmap, BitmapAction, BitmapOptions, BitmapRef, BitmapUse, StoredBitmap};
 use crate::{
     allocation::ByteRange,
+    copy::{BlockCopy, CopyOptions},
     dirty_bitmap::DirtyBitmap,
     error::{BlockError, ErrorKind},
     graph::{
@@ -14,6 +15,7 @@ use crate::{
         child::{Child, ChildRole},
         permission::Permissions,
     },
+    mirror::{MirrorCopy, MirrorCopyOptions},
     node::Node,
     node_driver::{Limits, RequestFlags},
     nodes::{
@@ -946,14 +948,18 @@ fn nothing_is_counted_as_recording_once_all_is_over() {
     assert_eq!(recording(), 0);
 }
 
-#[test]
-fn n07_a_bitmap_that_is_too_large_is_an_error() {
-    let graph = Graph::new();
-    let huge = NullOptions {
+/// A node of 2^62 bytes.
+fn huge(graph: &Graph) -> Node {
+    let options = NullOptions {
         len_bytes: 1 << 62,
         ..NullOptions::default()
     };
-    let node = graph.add_node(None, NullNode::new(huge)).unwrap();
+    graph.add_node(None, NullNode::new(options)).unwrap()
+}
+
+#[test]
+fn n07_a_bitmap_that_is_too_large_is_an_error() {
+    let node = huge(&Graph::new());
     let bitmaps = node.bitmaps();
     // Bits of 256 GiB, and of 16 MiB times that.
     for granularity_bytes in [1 << 21, 512] {
@@ -966,4 +972,29 @@ fn n07_a_bitmap_that_is_too_large_is_an_error() {
     }
     assert!(bitmaps.add("b", BitmapOptions::default()).is_err());
     assert!(bitmaps.list().is_empty());
+}
+
+#[test]
+fn n07_a_copy_or_a_mirror_of_a_disk_that_is_too_large_is_an_error() {
+    let graph = Graph::new();
+    let edges = || {
+        let [source, target] = [huge(&graph), huge(&graph)];
+        let source = attach(&graph, &source, "job 'j'", Permissions::uses(&[READ]));
+        (source, attach(&graph, &target, "job 'j'", writer()))
+    };
+    let (source, target) = edges();
+    let copy = BlockCopy::new(source, target, CopyOptions::default());
+    assert_eq!(copy.unwrap_err().kind(), ErrorKind::NoSpace);
+
+    let (source, target) = edges();
+    let mirror = MirrorCopy::new(source, target, MirrorCopyOptions::default());
+    assert_eq!(mirror.unwrap_err().kind(), ErrorKind::NoSpace);
+
+    let (source, target) = edges();
+    let clusters = CopyOptions {
+        cluster_bytes_min: 1 << 40,
+        ..CopyOptions::default()
+    };
+    let copy = BlockCopy::new(source, target, clusters);
+    assert_eq!(copy.unwrap_err().kind(), ErrorKind::Invalid);
 }
