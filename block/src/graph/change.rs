@@ -1,4 +1,4 @@
-//! Putting a filter in, taking it out, replacing a node by another: all users of a node move at once, while requests run.
+//! Putting a filter in, taking it out, replacing a node: all users of a node move at once, while requests run.
 //!
 //! All ask for permission first, on paper, and again once the nodes are drained: the graph may have changed
 //! while the section was waited for. Between that second look and the change nothing is awaited.

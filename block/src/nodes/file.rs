@@ -15,10 +15,10 @@ use std::{
     sync::{OnceLock, atomic::AtomicU64},
 };
 
-use aio::{AioContext, Fd, IoBuf, sys};
+use aio::{AioContext, Fd, IoBuf};
 
 use self::{
-    holes::{HoleCache, Run},
+    holes::{HoleCache, find_run},
     locking::ReadOnly,
     open::InMemory,
     zeroes::Refused,
@@ -377,26 +377,6 @@ impl FileNode {
         };
         BlockError::io(format!("{what} {place}"), source)
     }
-}
-
-/// The run at `start_bytes`, by at most two questions. Blocks.
-fn find_run(file: &Fd, start_bytes: u64, len_bytes: u64) -> io::Result<Run> {
-    let data = sys::seek_data(file.as_fd(), start_bytes)?.unwrap_or(len_bytes);
-    let (end, status) = if data > start_bytes {
-        (data, AllocationStatus::Zero)
-    } else {
-        let hole = sys::seek_hole(file.as_fd(), start_bytes)?.unwrap_or(len_bytes);
-        (hole, AllocationStatus::Data)
-    };
-    let range = ByteRange::between(start_bytes, end.min(len_bytes));
-    if range.is_empty() {
-        // The file changed between the two questions. To call it data is always right.
-        return Ok(Run {
-            range: ByteRange::between(start_bytes, len_bytes),
-            status: AllocationStatus::Data,
-        });
-    }
-    Ok(Run { range, status })
 }
 
 impl NodeDriver for FileNode {

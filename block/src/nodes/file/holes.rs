@@ -1,6 +1,12 @@
 //! The last answer about data and holes of a file, so that walking a long run costs one look-up.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use aio::{Fd, sys};
 
 use crate::allocation::{AllocationStatus, ByteRange, Extent};
 
@@ -24,6 +30,26 @@ struct State {
 pub(super) struct Run {
     pub(super) range: ByteRange,
     pub(super) status: AllocationStatus,
+}
+
+/// The run at `start_bytes`, by at most two questions. Blocks.
+pub(super) fn find_run(file: &Fd, start_bytes: u64, len_bytes: u64) -> io::Result<Run> {
+    let data = sys::seek_data(file.as_fd(), start_bytes)?.unwrap_or(len_bytes);
+    let (end, status) = if data > start_bytes {
+        (data, AllocationStatus::Zero)
+    } else {
+        let hole = sys::seek_hole(file.as_fd(), start_bytes)?.unwrap_or(len_bytes);
+        (hole, AllocationStatus::Data)
+    };
+    let range = ByteRange::between(start_bytes, end.min(len_bytes));
+    if range.is_empty() {
+        // The file changed between the two questions. To call it data is always right.
+        return Ok(Run {
+            range: ByteRange::between(start_bytes, len_bytes),
+            status: AllocationStatus::Data,
+        });
+    }
+    Ok(Run { range, status })
 }
 
 /// What a look-up needs to show that nothing changed meanwhile.
