@@ -1,6 +1,7 @@
 //! The node drivers, one file each.
 
 pub mod copy_before_write;
+pub mod copy_on_read;
 pub mod fault;
 pub mod file;
 pub mod memory;
@@ -15,6 +16,7 @@ pub use self::nbd::{NbdNode, NbdOptions};
 pub use copy_before_write::{
     AddedLatency, CbwHandle, CbwOptions, CopyBeforeWriteNode, OnCbwError, SnapshotState,
 };
+pub use copy_on_read::CopyOnReadNode;
 pub use fault::{
     FaultAction, FaultControl, FaultEvent, FaultNode, FaultOp, FaultOptions, FaultRule,
     HeldRequest, InjectError, SetState,

@@ -14,9 +14,9 @@ use block::{
     AllocationStatus, Attachment, ByteRange, Child, ChildRole, ErrorKind, Graph, Node, Permission,
     Permissions, RequestFlags,
     nodes::{
-        CbwOptions, CopyBeforeWriteNode, FaultControl, FaultNode, FileNode, FileOptions,
-        MemoryNode, MemoryOptions, NbdNode, NbdOptions, NullNode, NullOptions, OnOffAuto, RawNode,
-        RawOptions, ThrottleGroup, ThrottleLimit, ThrottleLimits, ThrottleNode,
+        CbwOptions, CopyBeforeWriteNode, CopyOnReadNode, FaultControl, FaultNode, FileNode,
+        FileOptions, MemoryNode, MemoryOptions, NbdNode, NbdOptions, NullNode, NullOptions,
+        OnOffAuto, RawNode, RawOptions, ThrottleGroup, ThrottleLimit, ThrottleLimits, ThrottleNode,
     },
 };
 use nbd::{NbdAddress, NbdUri};
@@ -186,6 +186,18 @@ fn fault_without_rules_passes() {
                 .attach(&below, "file", ChildRole::Filtered, Permissions::IDLE)
                 .unwrap();
             let node = builder.finish(FaultNode::new(child, FaultControl::new()));
+            check(&cx, &graph, &node, Storage::Kept).await;
+        }
+    });
+}
+
+#[test]
+fn copy_on_read_passes() {
+    on_each_backend(async |cx| {
+        for len in LENGTHS {
+            let graph = Graph::new();
+            let below = memory(&graph, len, 512);
+            let node = CopyOnReadNode::add_to(&graph, None, &below, None).unwrap();
             check(&cx, &graph, &node, Storage::Kept).await;
         }
     });

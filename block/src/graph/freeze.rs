@@ -29,6 +29,19 @@ impl Graph {
             links,
         })
     }
+
+    /// The nodes from `upper` (without it) down to `lower` (with it), through filters and backing files.
+    ///
+    /// # Errors
+    ///
+    /// As [`freeze`](Self::freeze).
+    pub(crate) fn chain(&self, upper: &Node, lower: &Node) -> Result<Vec<Node>, BlockError> {
+        let state = self.shared.lock();
+        let links = state.links(upper, lower)?;
+        let below = |key| state.edges().find(|edge| edge.key == key);
+        let nodes = links.into_iter().filter_map(below);
+        Ok(nodes.map(|edge| edge.node()).collect())
+    }
 }
 
 /// Links stay as they are until this is dropped, on any thread.

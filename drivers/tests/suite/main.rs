@@ -10,6 +10,7 @@ mod bitmaps;
 mod block_job;
 mod cancel;
 mod content;
+mod copy_on_read;
 mod drain;
 mod ends;
 mod errors;
