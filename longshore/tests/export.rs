@@ -25,7 +25,10 @@ use std::{
 use aio::{AioContext, BackendKind, Config, IoThread};
 use block::{
     ByteRange, ChildRole, Graph, Node, Permission, Permissions,
-    nodes::{FaultAction, FaultControl, FaultNode, FaultOp, FaultRule, MemoryNode, MemoryOptions},
+    nodes::{
+        FaultAction, FaultControl, FaultNode, FaultOp, FaultRule, FileNode, FileOptions,
+        MemoryNode, MemoryOptions,
+    },
 };
 use longshore::export::{
     Export, ExportError, ExportOptions, NbdAddress, NbdServer, NbdServerOptions, Reach, RemoveMode,
@@ -579,6 +582,39 @@ fn large_writes_are_not_copied() {
         assert_eq!(counters.written_bytes, 32 * (256 << 10));
         let staged_once = 64 << 10;
         assert!(counters.bounced_bytes <= staged_once, "{counters:?}");
+    });
+}
+
+#[test]
+fn large_writes_go_to_the_disk_from_the_buffer_that_the_client_filled() {
+    on_both(|world| {
+        let path = world.dir.path().join("disk.img");
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(16 * MIB)
+            .unwrap();
+        let file = FileNode::open(&FileOptions::new(&path)).unwrap();
+        let node = world.graph.add_node(Some("file"), file).unwrap();
+        let options = ExportOptions {
+            writable: true,
+            ..ExportOptions::new("file", &node)
+        };
+        let export = world.server().add_export(options).unwrap();
+        let mut client = Client::connect(world.raw(), "file").unwrap();
+        let data = pattern(256 << 10, 5);
+        for index in 0..32 {
+            assert_eq!(client.write(index * (256 << 10), &data), Answer::Done);
+        }
+        assert_eq!(node.statistics().written_bytes, 8 * MIB);
+        assert_eq!(
+            node.statistics().bounced,
+            0,
+            "no second buffer on the way down"
+        );
+        // Nobody can tell a large write from others before its header has come.
+        let staged_once = 64 << 10;
+        assert!(export.counters().bounced_bytes <= staged_once);
+        assert!(std::fs::read(&path).unwrap()[..256 << 10] == data[..]);
     });
 }
 

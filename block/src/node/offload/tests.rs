@@ -24,8 +24,8 @@ use crate::{
     node::Node,
     node_driver::{NodeDriver, RequestFlags},
     nodes::{
-        FaultControl, FaultNode, FileNode, FileOptions, MemoryNode, MemoryOptions, OnOffAuto,
-        RawNode, RawOptions,
+        CbwHandle, CbwOptions, CopyBeforeWriteNode, FaultControl, FaultNode, FileNode, FileOptions,
+        MemoryNode, MemoryOptions, OnOffAuto, RawNode, RawOptions,
     },
 };
 
@@ -240,6 +240,76 @@ fn windows_are_looked_through_and_what_looks_at_requests_is_not() {
         let (source, memory) = (edge(graph, &files.source), edge(graph, &memory));
         let moved = offload(&cx, kind, (&source, at), (&memory, 0)).await;
         assert_eq!(moved, Err(Refusal::Nowhere));
+    });
+}
+
+#[test]
+fn the_odd_end_of_a_file_is_left_to_those_who_know_how_to_write_it() {
+    on_each_backend(|cx| async move {
+        let files = Files::new(OnOffAuto::Off);
+        let len = LEN - 100;
+        for path in &files.paths {
+            path.as_file().set_len(len).unwrap();
+        }
+        let graph = Graph::new();
+        let node = |at: usize| {
+            let path = files.paths[at].path();
+            file_node(&graph, &format!("disk{at}"), path, OnOffAuto::Auto)
+        };
+        let (source, target) = (node(0), node(1));
+        let (from, to) = (edge(&graph, &source), edge(&graph, &target));
+        let from = (&from, range(MIB, len - MIB));
+        let moved = offload(&cx, OffloadKind::Copy, from, (&to, MIB));
+        let expected = match source.limits().request_align_bytes {
+            1 => Ok(()),
+            _ => Err(Refusal::Nowhere),
+        };
+        assert_eq!(moved.await, expected);
+        assert_eq!(files.paths[1].as_file().metadata().unwrap().len(), len);
+    });
+}
+
+/// Puts a filter above `node` that saves what is overwritten.
+async fn put_filter_above(graph: &Graph, node: &Node) -> (Node, CbwHandle) {
+    let memory = MemoryNode::new(MemoryOptions::new(LEN)).unwrap();
+    let saved = graph.add_node(None, memory).unwrap();
+    let options = CbwOptions::default();
+    let (filter, handle) =
+        CopyBeforeWriteNode::add_to(graph, None, (node, &saved), options).unwrap();
+    graph.insert_filter(node, &filter).await.unwrap();
+    (filter, handle)
+}
+
+#[test]
+fn nothing_is_written_past_a_filter_that_must_save_it() {
+    on_each_backend(|cx| async move {
+        let files = Files::new(OnOffAuto::Auto);
+        let (filter, _handle) = put_filter_above(&files.graph, &files.target).await;
+        let (from, to) = (
+            edge(&files.graph, &files.source),
+            edge(&files.graph, &filter),
+        );
+        let moved = offload(&cx, OffloadKind::Copy, (&from, range(0, MIB)), (&to, 0)).await;
+        assert_eq!(moved, Err(Refusal::Nowhere));
+        assert!(files.on_disk().iter().all(|byte| *byte == 0));
+    });
+}
+
+#[test]
+fn what_is_read_through_a_filter_goes_past_it() {
+    on_each_backend(|cx| async move {
+        let files = Files::new(OnOffAuto::Auto);
+        let (filter, _handle) = put_filter_above(&files.graph, &files.source).await;
+        let (from, to) = (
+            edge(&files.graph, &filter),
+            edge(&files.graph, &files.target),
+        );
+        let at = range(0, MIB);
+        offload(&cx, OffloadKind::Copy, (&from, at), (&to, 0))
+            .await
+            .unwrap();
+        assert_eq!(filter.statistics().read_bytes, MIB);
+        assert!(files.on_disk()[bytes(at)] == content()[bytes(at)]);
     });
 }
 
