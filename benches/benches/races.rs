@@ -7,9 +7,11 @@ mod disk_read;
 mod drop_in_flight;
 mod idle;
 mod nodes;
+mod offload;
 mod peers;
 mod raw_buffer;
 mod readiness;
+mod send;
 mod timer;
 mod wakeup;
 
@@ -23,6 +25,8 @@ fn main() {
         readiness::run(races);
         buffer::run(races);
         copy::run(races);
+        offload::run(races);
+        send::run(races);
         idle::run(races);
         drop_in_flight::run(races);
     });

@@ -12,6 +12,7 @@ pub mod raw_counter;
 pub mod raw_memory;
 pub mod raw_poll;
 pub mod raw_ring;
+pub mod raw_send;
 mod scratch;
 #[cfg(test)]
 mod skip;
