@@ -16,6 +16,7 @@ mod ends;
 mod errors;
 mod failed_save;
 mod fleece;
+mod group;
 mod guests;
 mod instant;
 mod mirror;

@@ -325,7 +325,7 @@ pub(crate) fn options() -> BackupOptions {
     BackupOptions::new("b")
 }
 
-fn disk(graph: &Graph, name: &str, options: MemoryOptions) -> (Node, FaultControl) {
+pub(crate) fn disk(graph: &Graph, name: &str, options: MemoryOptions) -> (Node, FaultControl) {
     let memory = MemoryNode::new(options).unwrap();
     let below = graph
         .add_node(Some(&format!("{name}-memory")), memory)
