@@ -470,40 +470,44 @@ fn changes_of_bitmaps_are_undone_with_the_backups_around_them() {
         write(&guest, &cx, 5 * CLUSTER, &[1; 10]).await.unwrap();
         drop(guest);
         let before = bitmap.info();
-        let incremental = |options| BackupOptions {
-            sync: BackupSync::Bitmap,
-            bitmap: Some(BackupBitmap {
-                name: "b".to_owned(),
-                mode: BitmapMode::Always,
-            }),
-            ..options
+        let working_on_it = |sync| {
+            move |options| BackupOptions {
+                sync,
+                bitmap: Some(BackupBitmap {
+                    name: "b".to_owned(),
+                    mode: BitmapMode::Always,
+                }),
+                ..options
+            }
         };
-        let actions = vec![
-            Action::Bitmap(BitmapAction::Add(
-                group.bitmap(0, "new"),
-                BitmapOptions::default(),
-            )),
-            group.backup_with(0, incremental),
-            group.backup(1),
-            Action::Bitmap(BitmapAction::Add(
-                group.bitmap(2, "new"),
-                BitmapOptions::default(),
-            )),
-            Action::Abort,
-        ];
-        group.refused(actions, Completion::Individual).await;
-        assert_eq!(bitmap.info(), before);
-        let names: Vec<_> = source
-            .bitmaps()
-            .list()
-            .iter()
-            .map(|b| b.name().to_owned())
-            .collect();
-        assert_eq!(names, ["b"]);
-        assert!(group.sources[2].0.bitmaps().list().is_empty());
+        for sync in [BackupSync::Bitmap, BackupSync::Full] {
+            let actions = vec![
+                Action::Bitmap(BitmapAction::Add(
+                    group.bitmap(0, "new"),
+                    BitmapOptions::default(),
+                )),
+                group.backup_with(0, working_on_it(sync)),
+                group.backup(1),
+                Action::Bitmap(BitmapAction::Add(
+                    group.bitmap(2, "new"),
+                    BitmapOptions::default(),
+                )),
+                Action::Abort,
+            ];
+            group.refused(actions, Completion::Individual).await;
+            assert_eq!(bitmap.info(), before);
+            let names: Vec<_> = source
+                .bitmaps()
+                .list()
+                .iter()
+                .map(|b| b.name().to_owned())
+                .collect();
+            assert_eq!(names, ["b"]);
+            assert!(group.sources[2].0.bitmaps().list().is_empty());
+        }
         // A bitmap that is in use by an earlier action cannot be removed by a later one.
         let actions = vec![
-            group.backup_with(0, incremental),
+            group.backup_with(0, working_on_it(BackupSync::Bitmap)),
             Action::Bitmap(BitmapAction::Remove(group.bitmap(0, "b"))),
         ];
         let text = group.refused(actions, Completion::Individual).await;
