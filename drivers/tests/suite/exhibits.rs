@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use block::nodes::{FaultAction, FaultOp, FaultRule, FileNode, FileOptions};
+use block::nodes::{FaultAction, FaultOp, FaultRule, FileNode, FileOptions, NullNode, NullOptions};
 use drivers::backup::Backup;
 use job::{JobOutcome, JobStatus};
 
@@ -102,6 +102,57 @@ fn museum_25_a_disk_that_ends_within_a_cluster_is_backed_up_to_its_end() {
             assert!(world.target_bytes().await == before, "{len} bytes");
             let progress = backup.job().progress().snapshot();
             assert_eq!((progress.current, progress.total), (len, len));
+        }
+    });
+}
+
+#[test]
+fn a_disk_of_zeroes_makes_its_target_one_and_takes_hardly_any_memory() {
+    on_each_backend(|cx| async move {
+        const LEN: u64 = 4096 * MIB;
+        let world = World::new(&cx, MIB);
+        let null = |len_bytes| {
+            NullNode::new(NullOptions {
+                len_bytes,
+                read_zeroes: true,
+                ..NullOptions::default()
+            })
+        };
+        let registry = (&world.graph, &world.jobs);
+        let zeroes = world.graph.add_node(Some("zeroes"), null(MIB)).unwrap();
+        let target = attach(&world.graph, &world.target);
+        write(&target, &cx, 0, &vec![0x55; 1 << 20]).await.unwrap();
+        drop(target);
+        let both = (&zeroes, &world.target);
+        let backup = Backup::start(registry, cx.handle(), both, options()).await;
+        backup.unwrap().job().wait().await.into_result().unwrap();
+        assert!(world.target_bytes().await == vec![0; 1 << 20]);
+
+        let from = world.graph.add_node(Some("from"), null(LEN)).unwrap();
+        let to = world.graph.add_node(Some("to"), null(LEN)).unwrap();
+        let backup = Backup::start(registry, cx.handle(), (&from, &to), options()).await;
+        let backup = backup.unwrap();
+        let mut most = 0;
+        while backup.job().outcome().is_none() {
+            most = most.max(cx.buffers().bytes_in_use());
+            cx.yield_now().await;
+        }
+        assert_eq!(backup.report().done_bytes, LEN);
+        assert!(most <= 64 << 20, "{most} bytes of buffers");
+    });
+}
+
+#[test]
+fn a_node_is_not_backed_up_to_what_stands_on_it_nor_the_other_way() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, MIB).await;
+        let shape = world.shape();
+        let below = world.graph.node("source-memory").unwrap();
+        let registry = (&world.graph, &world.jobs);
+        for nodes in [(&below, &world.source), (&world.source, &below)] {
+            let refused = Backup::start(registry, cx.handle(), nodes, options()).await;
+            assert!(refused.is_err());
+            assert_eq!(world.shape(), shape);
         }
     });
 }

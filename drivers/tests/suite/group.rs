@@ -225,6 +225,22 @@ fn one_that_fails_cancels_those_that_are_to_end_with_it() {
 }
 
 #[test]
+fn one_that_fails_by_itself_is_no_concern_of_the_others() {
+    on_each_backend(|cx| async move {
+        let group = Group::new(&cx).await;
+        let broken = FaultRule::every(FaultOp::Write, fail(libc::EIO));
+        group.targets[0].1.add(broken);
+        let actions = vec![group.backup(0), group.backup(1)];
+        let backups = group.start(actions, Completion::Individual).await.unwrap();
+        let outcome = backups[0].job().wait().await;
+        assert!(matches!(outcome, JobOutcome::Failed(_)), "{outcome:?}");
+        backups[1].job().wait().await.into_result().unwrap();
+        let (source, target) = (&group.sources[1].0, &group.targets[1].0);
+        assert!(group.content(target).await == group.content(source).await);
+    });
+}
+
+#[test]
 fn a_cancel_of_one_that_waits_or_pauses_cancels_the_rest() {
     on_each_backend(|cx| async move {
         for is_paused in [false, true] {
