@@ -21,6 +21,7 @@ mod carried;
 mod driver;
 mod gain;
 mod held;
+mod request;
 mod start;
 mod work;
 
@@ -40,8 +41,10 @@ use crate::{
     converge::{ConvergePolicy, ConvergeReport},
     copy_engine::{EngineOptions, ErrorPolicies},
     pace::{PaceLimits, PaceReport},
+    sync_bitmap::BitmapMode,
 };
 use driver::MirrorDriver;
+pub use request::{MirrorRequest, MirrorSpec, RequestedMirrorSync};
 
 /// What a mirror is to do.
 #[derive(Clone, Debug)]
@@ -103,6 +106,17 @@ pub enum MirrorSync {
     Top,
     /// Nothing.
     None,
+    /// What is dirty in a bitmap of the source, which records on beside the job.
+    Bitmap(MirrorBitmap),
+}
+
+/// A bitmap of the source that a mirror starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorBitmap {
+    /// Its name.
+    pub name: String,
+    /// What becomes of it at the end. What a mirror that ended well leaves dirty is what was written after the switch.
+    pub mode: BitmapMode,
 }
 
 /// What becomes of the source's named bitmaps when the target takes its place.
@@ -112,6 +126,8 @@ pub enum NamedBitmaps {
     #[default]
     Stay,
     /// The target gets copies of them, which go on recording if those do.
+    ///
+    /// Of the bitmap that the mirror starts from it gets an empty one.
     Carried,
 }
 
@@ -141,6 +157,22 @@ impl MirrorOptions {
             contexts: Vec::new(),
             finalize: Trigger::Auto,
             dismiss: Trigger::Auto,
+        }
+    }
+
+    /// Whether the options go together.
+    fn check(&self) -> Result<(), MirrorError> {
+        if self.max_workers == Some(0) {
+            return refused("max-workers must be between 1 and 2147483647");
+        }
+        match (&self.sync, self.bitmaps) {
+            // Nobody could say what the target's copy of it has to hold.
+            (MirrorSync::Bitmap(bitmap), NamedBitmaps::Carried)
+                if bitmap.mode == BitmapMode::Never =>
+            {
+                refused("A bitmap of mode 'never' cannot be carried over to the target")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -183,9 +215,17 @@ pub enum MirrorError {
         #[source]
         source: Box<BlockError>,
     },
+    /// What was asked for cannot be; in the words of the protocol.
+    #[error("{0}")]
+    Refused(String),
     /// The job cannot be made.
     #[error(transparent)]
     Job(#[from] JobError),
+}
+
+/// A refusal in the words of the protocol.
+fn refused<T>(text: impl Into<String>) -> Result<T, MirrorError> {
+    Err(MirrorError::Refused(text.into()))
 }
 
 /// How a mirror stands, or how it ended. All from about one moment.

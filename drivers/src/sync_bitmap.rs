@@ -75,6 +75,22 @@ impl SyncBitmap {
         }
     }
 
+    /// The job ended well, and the target has all that was written up to now, since nothing is written meanwhile.
+    pub(crate) fn commit_up_to_now(self) {
+        let (bitmap, mode) = (self.frozen.bitmap().clone(), self.mode);
+        self.commit();
+        if mode != BitmapMode::Never
+            && let Err(error) = bitmap.clear()
+        {
+            tracing::debug!(%error, "a bitmap keeps what a mirror has copied");
+        }
+    }
+
+    /// The name of the bitmap.
+    pub(crate) fn name(&self) -> &str {
+        self.frozen.bitmap().name()
+    }
+
     /// The job failed, and `lacking` is what the target lacks.
     pub(crate) fn abort(self, lacking: &Lacking) {
         match (self.mode, lacking) {

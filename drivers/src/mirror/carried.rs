@@ -11,10 +11,14 @@ pub(super) struct Carried {
     added: Vec<Bitmap>,
 }
 
-/// Gives the target all bitmaps of the source, with what they hold. Nobody may write to either meanwhile.
+/// Gives the target all bitmaps of the source, with what they hold. Nobody may write to either meanwhile. The one
+/// called `emptied` will hold nothing, since the target has it all.
 ///
 /// All or none: one that is in use, or whose name the target has already, is an error.
-pub(super) fn carry(source: &Node, target: &Node) -> Result<Carried, BlockError> {
+pub(super) fn carry(
+    (source, target): (&Node, &Node),
+    emptied: Option<&str>,
+) -> Result<Carried, BlockError> {
     let mut carried = Carried {
         target: target.clone(),
         added: Vec::new(),
@@ -29,7 +33,9 @@ pub(super) fn carry(source: &Node, target: &Node) -> Result<Carried, BlockError>
         };
         let copy = target.bitmaps().add(&info.name, options)?;
         carried.added.push(copy.clone());
-        copy.merge(std::slice::from_ref(bitmap))?;
+        if emptied != Some(bitmap.name()) {
+            copy.merge(std::slice::from_ref(bitmap))?;
+        }
     }
     Ok(carried)
 }

@@ -10,16 +10,21 @@ use std::{
 };
 
 use aio::AioContext;
-use block::{BlockError, Child, Node, mirror::CopyMode};
+use block::{BlockError, Child, DirtyBitmap, Node, copy::CopyEdge, mirror::CopyMode};
 use blockjob::{BlockJob, BlockJobDriver, JobChange, OnError};
 use job::{BoxFuture, CancelMode, JobContext, JobDriver, JobError, LocalBoxFuture};
 
 use super::{
     MirrorChange, MirrorOptions, MirrorReport, NamedBitmaps,
     body::Body,
+    carried::carry,
     held::{Exit, Held, Remains, check_replaces},
 };
-use crate::copy_engine::job_error;
+use crate::{
+    copy_engine::job_error,
+    departure::RETURN_MAX_NS,
+    sync_bitmap::{BitmapMode, Lacking, SyncBitmap},
+};
 
 /// The inside of a mirror job.
 pub(super) struct MirrorDriver {
@@ -158,15 +163,64 @@ impl MirrorDriver {
         }
     }
 
+    /// Has the mirror start from a bitmap, before guests go on.
+    pub(super) fn start_from(&self, bitmap: SyncBitmap) -> Result<(), BlockError> {
+        let content = bitmap.content()?;
+        match &mut *self.lock() {
+            Stage::Held(held) => {
+                held.mirror.mirror_copy().mark(&content)?;
+                held.bitmap = Some(bitmap);
+            }
+            Stage::Over(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The bitmap and what the target lacks, for whoever decides about them.
+    fn take_bitmap(&self) -> Option<(SyncBitmap, Option<Lacking>)> {
+        match &mut *self.lock() {
+            Stage::Held(held) => {
+                let lacking = held.lacking.take();
+                held.bitmap.take().map(|bitmap| (bitmap, lacking))
+            }
+            Stage::Over(_) => None,
+        }
+    }
+
+    /// What the target lacks now, and the way to make the rest stable, if somebody wants to know how far a failed
+    /// mirror has come. What is copied after this look may come after the flush.
+    fn salvage_start(&self) -> Option<(DirtyBitmap, Arc<CopyEdge>)> {
+        let copy = self.with_held(|held| {
+            let bitmap = held.bitmap.as_ref()?;
+            let wants = bitmap.mode() == BitmapMode::Always;
+            wants.then(|| held.mirror.mirror_copy().clone())
+        })??;
+        Some((copy.not_copied(), copy.target()?))
+    }
+
+    async fn salvage(&self, job: &JobContext, (lacking, target): (DirtyBitmap, Arc<CopyEdge>)) {
+        let flushing = job.spawn(|cx| async move {
+            let flushed = cx.timeout_ns(RETURN_MAX_NS, target.flush(&cx)).await;
+            matches!(flushed, Ok(Ok(())))
+        });
+        if flushing.await
+            && let Stage::Held(held) = &mut *self.lock()
+        {
+            held.lacking = Some(Lacking::Part(lacking));
+        }
+    }
+
     /// Moves the guests, who are held up, to the target.
     async fn pivot(&self) -> Result<(), JobError> {
-        let Some((graph, nodes, copy)) = self.with_held(|held| {
+        let Some((graph, nodes, copy, emptied)) = self.with_held(|held| {
             let nodes = (
                 held.source.clone(),
                 held.target.clone(),
                 held.filter.clone(),
             );
-            (held.graph.clone(), nodes, held.mirror.mirror_copy().clone())
+            let emptied = held.bitmap.as_ref().map(|bitmap| bitmap.name().to_owned());
+            let copy = held.mirror.mirror_copy().clone();
+            (held.graph.clone(), nodes, copy, emptied)
         }) else {
             return Ok(());
         };
@@ -181,7 +235,7 @@ impl MirrorDriver {
         };
         let carried = match self.bitmaps {
             NamedBitmaps::Stay => None,
-            NamedBitmaps::Carried => Some(super::carried::carry(&source, &target)),
+            NamedBitmaps::Carried => Some(carry((&source, &target), emptied.as_deref())),
         };
         let carried = carried.transpose().map_err(job_error)?;
         let edge = copy.target();
@@ -215,11 +269,18 @@ impl JobDriver for MirrorDriver {
             let body = self.body();
             let result = body.run(job).await;
             body.gain.stand();
+            if result.is_ok() && !job.is_cancelled() {
+                return result;
+            }
+            let left = self.salvage_start();
             if job.is_cancelled() {
                 // Not only in clean: the rest of a transaction may take its time until then.
                 self.cancel_now();
-            } else if result.is_err() {
+            } else {
                 self.open_barrier();
+            }
+            if let Some(left) = left {
+                self.salvage(job, left).await;
             }
             result
         })
@@ -272,6 +333,22 @@ impl JobDriver for MirrorDriver {
             match self.wishes.completes() {
                 true => self.pivot().await,
                 false => Ok(()),
+            }
+        })
+    }
+
+    fn commit<'a>(&'a self, _main: &'a AioContext) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some((bitmap, _)) = self.take_bitmap() {
+                bitmap.commit_up_to_now();
+            }
+        })
+    }
+
+    fn abort<'a>(&'a self, _main: &'a AioContext) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some((bitmap, lacking)) = self.take_bitmap() {
+                bitmap.abort(&lacking.unwrap_or(Lacking::Content));
             }
         })
     }

@@ -17,6 +17,7 @@ use super::{MirrorOptions, MirrorReport, MirrorSync, gain::Gain, work::MirrorWor
 use crate::{
     copy_engine::{CopyEngine, InFlight},
     departure::{Leaving, TargetGuard, remove_node},
+    sync_bitmap::{Lacking, SyncBitmap},
 };
 
 /// The filter and the edges, from creation to clean.
@@ -35,6 +36,10 @@ pub(super) struct Held {
     guard: Arc<TargetGuard>,
     in_place: Arc<AtomicBool>,
     pub(super) barrier: Arc<Barrier>,
+    /// The bitmap that says what to copy at first, until it is decided about.
+    pub(super) bitmap: Option<SyncBitmap>,
+    /// What the target lacks, once the job has failed.
+    pub(super) lacking: Option<Lacking>,
 }
 
 /// Holds guests up before the filter, while it is closed.
@@ -100,6 +105,8 @@ impl Held {
             guard: Arc::new(TargetGuard::new(graph, target, &options.job_id)),
             in_place: Arc::new(AtomicBool::new(true)),
             barrier: Arc::default(),
+            bitmap: None,
+            lacking: None,
         };
         match held.attach(block_job, options.replaces.as_ref()) {
             Ok(()) => Ok(held),
@@ -233,7 +240,7 @@ fn copy_options(options: &MirrorOptions) -> MirrorCopyOptions {
         start: match options.sync {
             MirrorSync::Full => MirrorStart::Everything,
             MirrorSync::Top => MirrorStart::Top,
-            MirrorSync::None => MirrorStart::Nothing,
+            MirrorSync::None | MirrorSync::Bitmap(_) => MirrorStart::Nothing,
         },
         target_content: options.target_content,
         unmap: options.unmap,

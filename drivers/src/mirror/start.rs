@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use aio::Handle;
-use block::{BlockError, Graph, Node};
+use block::{BlockError, ErrorKind, Graph, Node};
 use blockjob::BlockJob;
 use job::{Job, JobConfig, JobRegistry};
 
-use super::{Mirror, MirrorError, MirrorOptions, driver::MirrorDriver, held::Held};
+use super::{
+    Mirror, MirrorBitmap, MirrorError, MirrorOptions, MirrorSync, driver::MirrorDriver, held::Held,
+};
+use crate::sync_bitmap::SyncBitmap;
 
 impl Mirror {
     /// Starts to mirror `source` to `target`; both stay in the graph.
@@ -38,6 +41,8 @@ impl Mirror {
             replaces: options.replaces.clone().filter(|node| node != source),
             ..options
         };
+        options.check()?;
+        let sync = options.sync.clone();
         let held = Held::make(graph, &block_job, (source, target), &options).map_err(refused)?;
         let filter = held.filter.clone();
         let driver = Arc::new(MirrorDriver::new(block_job, held, &options));
@@ -52,8 +57,16 @@ impl Mirror {
         };
         let job = undo.job.insert(jobs.create(config)?).clone();
         driver.block_job().bind(&job, &driver);
+        // One instant for the bitmap and the filter: what was written before is in the one, what comes after in the other.
+        let section = graph.drain(std::slice::from_ref(source)).await;
+        if let MirrorSync::Bitmap(bitmap) = &sync {
+            driver
+                .start_from(freeze(source, bitmap)?)
+                .map_err(refused)?;
+        }
         let inserted = graph.insert_filter(source, &filter).await;
         inserted.map_err(refused)?;
+        drop(section);
         undo.disarm();
         if let Err(error) = job.start() {
             // Somebody has cancelled it already, and its end takes the filter out.
@@ -62,6 +75,15 @@ impl Mirror {
         }
         Ok(Self { job, driver })
     }
+}
+
+/// Lets the mirror have the bitmap, for as long as it lives.
+fn freeze(source: &Node, bitmap: &MirrorBitmap) -> Result<SyncBitmap, MirrorError> {
+    let MirrorBitmap { name, mode } = bitmap;
+    SyncBitmap::freeze(source, name, *mode).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => MirrorError::Refused(format!("Bitmap '{name}' could not be found")),
+        _ => MirrorError::Refused(error.to_string()),
+    })
 }
 
 /// Takes everything back when a start fails or is given up half-way.

@@ -3,14 +3,20 @@
 use aio::AioContext;
 use block::{Attachment, ChildRole, Node, Permissions, mirror::CopyMode};
 use drivers::mirror::{Mirror, MirrorError, MirrorOptions};
-use job::{CancelMode, JobStatus};
+use job::{CancelMode, JobOutcome, JobStatus};
 
 use super::world::{World, read, until};
 
 mod basic;
+mod bitmap;
 mod converge;
 mod defects;
+mod ends;
+mod errors;
 mod oracle;
+mod refusals;
+mod stuck;
+mod switch;
 
 /// Options of a job called `m`.
 fn options() -> MirrorOptions {
@@ -75,6 +81,12 @@ async fn complete(mirror: &Mirror) {
 async fn keep(mirror: &Mirror) {
     mirror.job().cancel(CancelMode::Soft).unwrap();
     mirror.job().wait().await.into_result().unwrap();
+}
+
+async fn cancel(mirror: &Mirror) {
+    mirror.job().cancel(CancelMode::Force).unwrap();
+    let outcome = mirror.job().wait().await;
+    assert!(matches!(outcome, JobOutcome::Cancelled(_)), "{outcome:?}");
 }
 
 /// The content of a node, whoever else uses it.
