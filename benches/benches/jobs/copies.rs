@@ -1,7 +1,8 @@
 //! How fast whole disks are copied: wall time, processor time and memory, of ours in a process of its own and of the
 //! reference's daemon, taking turns.
 //!
-//! On a real disk and in memory; most of it holes, and nothing but holes.
+//! Backups and mirrors on a real disk and in memory; most of it holes, and nothing but holes; and only what has
+//! changed.
 
 use std::{
     fs::OpenOptions,
@@ -20,9 +21,10 @@ use tempfile::{NamedTempFile, TempDir};
 use crate::{
     Extent,
     copy_side::FLAG,
+    guest::touch,
     latency::{Backups, TIMEOUT, target},
     process::{Found, run_self, status_kib},
-    reference::{Reference, Setup, version},
+    reference::{EXPORT, EXPORT_SOCKET, Reference, Setup, Work, version},
 };
 
 /// Requests of the simplest program there is, and on how much memory: as many as served it best.
@@ -35,12 +37,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 enum Case {
     /// Random bytes, on a disk.
     Disk,
-    /// The same, in memory.
+    /// The same, mirrored.
+    DiskMirror,
+    /// Random bytes, in memory.
     Memory,
+    /// The same, mirrored.
+    MemoryMirror,
     /// A thirty-second part of it data, the rest holes.
     Sparse,
     /// Holes.
     Holes,
+    /// Random bytes on a disk, of which a hundredth has changed, in pieces of 64 KiB.
+    Incremental,
 }
 
 /// How it is copied.
@@ -65,44 +73,69 @@ impl Side {
 const OURS: Side = Side::Ours("ours", 1);
 const OURS_ON_TWO: Side = Side::Ours("ours_on_two", 2);
 const DIRECT: Side = Side::Reference("qsd_direct", Setup::Direct);
+const SERVED: Side = Side::Reference("qsd_iothread", Setup::Served(None));
 const DEFAULTS: Side = Side::Reference("qsd_defaults", Setup::Defaults);
 
 impl Case {
-    const ALL: [Self; 4] = [Self::Disk, Self::Memory, Self::Sparse, Self::Holes];
+    const ALL: [Self; 7] = [
+        Self::Disk,
+        Self::DiskMirror,
+        Self::Memory,
+        Self::MemoryMirror,
+        Self::Sparse,
+        Self::Holes,
+        Self::Incremental,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Disk => "disk",
+            Self::DiskMirror => "disk_mirror",
             Self::Memory => "tmpfs",
+            Self::MemoryMirror => "tmpfs_mirror",
             Self::Sparse => "sparse",
             Self::Holes => "holes",
+            Self::Incremental => "incremental",
         }
     }
 
     fn sides(self) -> &'static [Side] {
         match self {
-            Self::Disk => &[OURS, DIRECT, DEFAULTS, Side::Limit],
-            Self::Memory => &[OURS, OURS_ON_TWO, DIRECT, DEFAULTS],
+            Self::Disk | Self::DiskMirror => &[OURS, DIRECT, DEFAULTS, Side::Limit],
+            Self::Memory | Self::MemoryMirror => &[OURS, OURS_ON_TWO, DIRECT, DEFAULTS],
             Self::Sparse | Self::Holes => &[OURS, DIRECT, DEFAULTS],
+            // Its changes come through an export.
+            Self::Incremental => &[OURS, SERVED],
         }
     }
 
     /// The source, if this machine has a place for it.
     fn source(self, len_mib: u64) -> io::Result<Option<Source>> {
         Ok(match self {
-            Self::Disk => Scratch::on_disk(len_mib).map(Source::Full),
-            Self::Memory => Scratch::in_memory(len_mib).map(Source::Full),
+            Self::Disk | Self::DiskMirror | Self::Incremental => {
+                Scratch::on_disk(len_mib).map(Source::Full)
+            }
+            Self::Memory | Self::MemoryMirror => Scratch::in_memory(len_mib).map(Source::Full),
             Self::Sparse => Some(Source::Holes(sparse(len_mib / 2, len_mib * 16)?)),
             Self::Holes => Some(Source::Holes(sparse(0, len_mib * 256)?)),
         })
     }
 
+    fn work(self) -> Work {
+        match self {
+            Self::Disk | Self::Memory | Self::Sparse | Self::Holes => Work::Backup,
+            Self::DiskMirror | Self::MemoryMirror => Work::Mirror("background"),
+            Self::Incremental => Work::Incremental,
+        }
+    }
+
     /// Bytes that have to be moved, of a source of so many MiB.
     fn gib(self, len_mib: u64) -> f64 {
         let mib = match self {
-            Self::Disk | Self::Memory => len_mib,
+            Self::Disk | Self::DiskMirror | Self::Memory | Self::MemoryMirror => len_mib,
             Self::Sparse => len_mib / 2,
             Self::Holes => 0,
+            Self::Incremental => len_mib / 100,
         };
         mib as f64 / 1024.0
     }
@@ -192,7 +225,7 @@ fn measure(case: Case, turns: usize, len_mib: u64) -> Result<(), String> {
         let start = Moment::now();
         for at in 0..sides.len() {
             let at = (number + at) % sides.len();
-            let turn = turn(sides[at], &source);
+            let turn = turn(sides[at], case.work(), &source);
             let turn = turn.map_err(|error| format!("{}: {error}", sides[at].name()))?;
             if number > 0 {
                 found[at].push(turn);
@@ -204,26 +237,49 @@ fn measure(case: Case, turns: usize, len_mib: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// How many blocks change of an image before an incremental backup: each makes one of a hundred pieces differ.
+pub(crate) fn changes(len_bytes: u64) -> u64 {
+    len_bytes / (64 << 10) / 100
+}
+
 /// Copies once, to a target of its own.
-fn turn(side: Side, source: &Source) -> Result<Found, String> {
+fn turn(side: Side, work: Work, source: &Source) -> Result<Found, String> {
     let target = source.target().map_err(|error| error.to_string())?;
     let (from, to) = (source.path(), target.0.path());
     match side {
         Side::Ours(_, contexts) => {
             let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
-            run_self(&[FLAG, &from, &to, &contexts.to_string()])
+            let kind = match work {
+                Work::Backup => "backup",
+                Work::Incremental => "incremental",
+                Work::Mirror(_) => "mirror",
+            };
+            run_self(&[FLAG, kind, &from, &to, &contexts.to_string()])
         }
-        Side::Reference(_, setup) => theirs(setup, (from, to)),
+        Side::Reference(_, setup) => theirs(setup, work, (from, to)),
         Side::Limit => limit(source, to).map_err(|error| error.to_string()),
     }
 }
 
-fn theirs(setup: Setup, nodes: (&Path, &Path)) -> Result<Found, String> {
+fn theirs(setup: Setup, work: Work, nodes: (&Path, &Path)) -> Result<Found, String> {
     let directory = TempDir::new().map_err(|error| error.to_string())?;
     let mut daemon = Reference::start(setup, nodes, directory.path())?;
+    daemon.set_work(work)?;
+    if work == Work::Incremental {
+        let len_bytes = std::fs::metadata(nodes.0)
+            .map_err(|error| error.to_string())?
+            .len();
+        let socket = directory.path().join(EXPORT_SOCKET);
+        touch(&socket, EXPORT, changes(len_bytes))?;
+    }
     let (start, cpu) = (Instant::now(), daemon.cpu_time());
     daemon.start()?;
-    while daemon.done_bytes()?.is_some() {
+    let mut is_finishing = false;
+    while let Some(status) = daemon.status()? {
+        if status == "ready" && !is_finishing {
+            is_finishing = true;
+            daemon.finish()?;
+        }
         if start.elapsed() > 10 * TIMEOUT {
             return Err("it does not end".to_owned());
         }

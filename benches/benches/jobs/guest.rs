@@ -119,6 +119,19 @@ impl Drop for Guest {
     }
 }
 
+/// Writes one block after the other, `count` of them.
+pub(crate) fn touch(socket: &Path, name: &str, count: u64) -> Result<(), String> {
+    let touching = || {
+        let mut connection = Connection::open(socket, name)?;
+        for _ in 0..count {
+            connection.send(0)?;
+            connection.receive()?;
+        }
+        io::Result::Ok(())
+    };
+    touching().map_err(|error| error.to_string())
+}
+
 struct Connection {
     stream: UnixStream,
     blocks: RandomBlocks,

@@ -5,6 +5,7 @@
 mod copies;
 mod copy_side;
 mod guest;
+mod hosts;
 mod latency;
 mod many;
 mod many_sides;
@@ -61,6 +62,6 @@ fn main() {
         copies::run(extent, &wants);
     }
     if wants("jobs/writers/") {
-        writers::run(extent);
+        writers::run(extent, &wants);
     }
 }

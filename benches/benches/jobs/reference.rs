@@ -17,6 +17,8 @@ use crate::latency::{Backups, End, TIMEOUT, Took};
 
 /// In which Linux tells processor time.
 const TICK_MILLIS: u64 = 10;
+/// What its job is called.
+const JOB: &str = "copy";
 const PROGRAM: &str = "qemu-storage-daemon";
 /// How often the socket of a daemon that starts is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -40,10 +42,45 @@ pub(crate) enum Setup {
 pub(crate) const EXPORT: &str = "source";
 pub(crate) const EXPORT_SOCKET: &str = "nbd";
 
+/// What a daemon does with its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// A full backup.
+    Backup,
+    /// A backup of what a bitmap says.
+    Incremental,
+    /// A full mirror in this copy mode.
+    Mirror(&'static str),
+}
+
+impl Work {
+    /// The bitmap of an incremental backup, in the daemon.
+    const BITMAP: &str = "changed";
+
+    fn command(self) -> (&'static str, Value) {
+        let (command, mut arguments) = match self {
+            Self::Backup => ("blockdev-backup", json!({"sync": "full"})),
+            Self::Incremental => (
+                "blockdev-backup",
+                json!({"sync": "incremental", "bitmap": Self::BITMAP}),
+            ),
+            Self::Mirror(mode) => (
+                "blockdev-mirror",
+                json!({"sync": "full", "copy-mode": mode}),
+            ),
+        };
+        arguments["job-id"] = json!(JOB);
+        arguments["device"] = json!("source");
+        arguments["target"] = json!("target");
+        (command, arguments)
+    }
+}
+
 /// A daemon with two nodes. Dropping it ends the daemon.
 pub(crate) struct Reference {
     child: Child,
     setup: Setup,
+    work: Work,
     /// Absent until the daemon talks.
     connection: Option<Connection>,
 }
@@ -108,6 +145,7 @@ impl Reference {
         let mut this = Self {
             child,
             setup,
+            work: Work::Backup,
             connection: None,
         };
         let connection = this.connect(&socket)?;
@@ -146,6 +184,30 @@ impl Reference {
     fn connection(&mut self) -> Result<&mut Connection, String> {
         let connection = self.connection.as_mut();
         connection.ok_or_else(|| format!("{PROGRAM} does not talk"))
+    }
+
+    /// What its jobs are to do from now on. For an incremental one it records changes, beginning now.
+    pub(crate) fn set_work(&mut self, work: Work) -> Result<(), String> {
+        self.work = work;
+        if work != Work::Incremental {
+            return Ok(());
+        }
+        let bitmap = json!({
+            "node": "source", "name": Work::BITMAP, "granularity": 65536,
+        });
+        self.connection()?.demand("block-dirty-bitmap-add", &bitmap)
+    }
+
+    /// Asks what its job is doing, such as `running`; `None` once it has gone.
+    pub(crate) fn status(&mut self) -> Result<Option<String>, String> {
+        let answer = self.connection()?.ask("query-jobs", &json!({}))?;
+        Ok(answer["return"][0]["status"].as_str().map(str::to_owned))
+    }
+
+    /// Ends a mirror that is ready, with the target as it is then.
+    pub(crate) fn finish(&mut self) -> Result<(), String> {
+        let soft = json!({"device": JOB});
+        self.connection()?.demand("block-job-cancel", &soft)
     }
 
     /// Its number, as the system calls it.
@@ -271,18 +333,16 @@ fn is_refusal(answer: &Value) -> bool {
 
 impl Backups for Reference {
     fn start(&mut self) -> Result<(), String> {
-        let mut backup = json!({
-            "job-id": "backup", "device": "source", "target": "target", "sync": "full",
-        });
-        if let Setup::Served(Some(workers)) = self.setup {
-            backup["x-perf"] = json!({"max-workers": workers});
+        let (command, mut arguments) = self.work.command();
+        if let (Setup::Served(Some(workers)), Work::Backup) = (self.setup, self.work) {
+            arguments["x-perf"] = json!({"max-workers": workers});
         }
         let connection = self.connection()?;
         let since_us = now_us();
-        connection.send("blockdev-backup", &backup)?;
+        connection.send(command, &arguments)?;
         match connection.until("running", since_us)? {
             End::Reached => Ok(()),
-            End::TooLate | End::Gone => Err("a backup is refused".to_owned()),
+            End::TooLate | End::Gone => Err("the job is refused".to_owned()),
         }
     }
 
@@ -292,15 +352,15 @@ impl Backups for Reference {
     }
 
     fn pause(&mut self) -> Result<Took, String> {
-        self.timed("job-pause", &json!({"id": "backup"}), "paused")
+        self.timed("job-pause", &json!({"id": JOB}), "paused")
     }
 
     fn resume(&mut self) -> Result<Took, String> {
-        self.timed("job-resume", &json!({"id": "backup"}), "running")
+        self.timed("job-resume", &json!({"id": JOB}), "running")
     }
 
     fn cancel(&mut self) -> Result<Took, String> {
-        let force = json!({"device": "backup", "force": true});
+        let force = json!({"device": JOB, "force": true});
         self.timed("block-job-cancel", &force, "concluded")
     }
 
