@@ -63,6 +63,7 @@ pub(crate) struct CopyEngine<W> {
 #[derive(Debug)]
 struct State {
     in_flight: u32,
+    in_flight_bytes: u64,
     /// Length and time of the copies that the pace has not learnt from.
     timed: Vec<(u64, u64)>,
     /// The first error since the last decision; requests that fail with it are one failure.
@@ -109,6 +110,7 @@ impl<W: Work> CopyEngine<W> {
         }
         let state = State {
             in_flight: 0,
+            in_flight_bytes: 0,
             timed: Vec::new(),
             error: None,
             decision: None,
@@ -246,7 +248,7 @@ impl<W: Work> CopyEngine<W> {
             let mut state = lock(&self.state);
             let plan = self.plan(&mut state, now_ns);
             let rest_ns = state.pace.rest_ns(now_ns);
-            if rest_ns > 0 || state.in_flight >= plan.window {
+            if rest_ns > 0 || !plan.has_room(state.in_flight, state.in_flight_bytes) {
                 return Some(rest_ns);
             }
             let delay_ns = self.block_job.delay_ns(now_ns);
@@ -306,8 +308,11 @@ impl<W: Work> CopyEngine<W> {
         // What it will come to is known only when it is done: what was counted too much is given back then.
         let counted_bytes = W::range_of(&claim).len().min(data_bytes_max);
         self.block_job.account(counted_bytes, job.now_ns());
-        let own = job.handle();
-        let (lane, context) = lock(&self.state).lanes.take(&own);
+        let (lane, context) = {
+            let mut state = lock(&self.state);
+            state.in_flight_bytes += counted_bytes;
+            state.lanes.take(&job.handle())
+        };
         let request = Request {
             state: self.state.clone(),
             block_job: self.block_job.clone(),
@@ -422,6 +427,7 @@ impl Drop for Request {
         let waker = {
             let mut state = lock(&self.state);
             state.in_flight -= 1;
+            state.in_flight_bytes -= self.counted_bytes;
             let end = if self.is_over {
                 LaneEnd::Done
             } else {

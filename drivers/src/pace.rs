@@ -119,10 +119,12 @@ pub(crate) struct Seen<W> {
 /// What the copy may do at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Most requests in flight; none while guests are looked at alone.
+    /// Most requests in flight, if they are whole; none while guests are looked at alone.
     pub(crate) window: u32,
-    /// Bytes in a request.
+    /// Bytes in a whole request.
     pub(crate) chunk_bytes: u64,
+    /// Most requests in flight, however small.
+    pub(crate) requests_max: u32,
     /// What bounds them.
     pub(crate) reason: PaceReason,
 }
@@ -173,6 +175,7 @@ impl Pace {
         let of_device = Plan {
             window: self.window,
             chunk_bytes: CHUNK_ALONE_BYTES,
+            requests_max: WINDOW_MAX,
             reason: PaceReason::Device,
         };
         let guest_is_active = self
@@ -185,6 +188,7 @@ impl Pace {
                 window: self.window.min(WINDOW_SHARED_MAX),
                 chunk_bytes: CHUNK_SHARED_BYTES,
                 reason: PaceReason::Guest,
+                ..of_device
             },
             None => of_device,
         };
@@ -274,6 +278,15 @@ impl Pace {
 }
 
 impl Plan {
+    /// Whether one more request may be started beside so many, of so many bytes.
+    ///
+    /// What is scattered in small pieces goes in more requests, of no more bytes.
+    pub(crate) fn has_room(&self, in_flight: u32, in_flight_bytes: u64) -> bool {
+        let whole_bytes = u64::from(self.window).saturating_mul(self.chunk_bytes);
+        let fits = in_flight_bytes.saturating_add(self.chunk_bytes) <= whole_bytes;
+        in_flight < self.window || (fits && in_flight < self.requests_max)
+    }
+
     /// The same with no more in flight than a budget allows.
     fn within(self, budget: &Budget) -> Self {
         let share_bytes = budget.share_bytes();
@@ -287,6 +300,7 @@ impl Plan {
                 window,
                 chunk_bytes,
                 reason: PaceReason::LatencyBudget,
+                ..self
             };
         }
         self
@@ -295,6 +309,7 @@ impl Plan {
     /// The same with no more than a user wants.
     fn bounded(mut self, limits: &PaceLimits) -> Self {
         self.chunk_bytes = self.chunk_bytes.min(limits.chunk_bytes_max).max(1);
+        self.requests_max = self.requests_max.min(limits.workers_max);
         if self.window > limits.workers_max {
             self.window = limits.workers_max;
             self.reason = PaceReason::MaxWorkers;

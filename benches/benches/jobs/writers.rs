@@ -242,17 +242,14 @@ fn tell(case: &str, sides: &[Side], found: &[Found], disturbed: Disturbed) {
 
 fn tell_ratios(case: &str, sides: &[Side], found: &[Found], disturbed: Disturbed) {
     for (side, found) in sides.iter().zip(found) {
-        // What the two leave to each other.
-        let kept = found.during.iter().zip(&found.alone);
-        let kept: Vec<f64> = kept
-            .map(|(during, alone)| during.per_s / alone.per_s)
+        // What the two cost each other.
+        let slower = found.during.iter().zip(&found.alone);
+        let slower: Vec<f64> = slower
+            .map(|(during, alone)| alone.per_s / during.per_s)
             .collect();
-        if !kept.is_empty() {
-            tell_ratio(
-                &format!("{case}/kept/{}/alone", side.name()),
-                kept,
-                disturbed,
-            );
+        if !slower.is_empty() {
+            let name = format!("{case}/time_per_write/{}/alone", side.name());
+            tell_ratio(&name, slower, disturbed);
         }
         let slower = found.wall.iter().zip(&found.quiet);
         let name = format!("{case}/wall/{}/quiet", side.name());

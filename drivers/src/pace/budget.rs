@@ -37,6 +37,8 @@ const LOOK_MAX_NS: u64 = 200_000_000;
 const PEEK_EVERY_NS: u64 = 5_000_000;
 /// Time between two looks at the baseline.
 const LOOK_EVERY_NS: u64 = 5_000_000_000;
+/// The same, if less and less in flight has not helped.
+const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
 /// The 99th percentile, per mille.
 const P99: u32 = 990;
@@ -63,7 +65,8 @@ pub(super) struct Budget {
     looks: Recent,
     stretches: Recent,
     phase: Phase,
-    look_at_ns: u64,
+    /// When guests were last looked at alone, and the share then.
+    looked: (u64, u64),
     peek_at_ns: u64,
 }
 
@@ -73,6 +76,8 @@ enum Phase {
     Open(Stretch),
     /// Nothing new is started; something is still in flight.
     Closing,
+    /// The writes are still ending that began beside the copy.
+    Settling { until_ns: u64 },
     /// Guests are alone.
     Closed(Stretch),
 }
@@ -103,7 +108,7 @@ impl Budget {
             looks: Recent::new(LOOKS),
             stretches: Recent::new(STRETCHES_TOLD),
             phase: Phase::Closing,
-            look_at_ns: 0,
+            looked: (0, SHARE_START_BYTES),
             peek_at_ns: 0,
         }
     }
@@ -127,6 +132,7 @@ impl Budget {
     /// When to look again at the latest, in nanoseconds from `now_ns`, while nothing is in flight.
     pub(super) fn wait_ns(&self, now_ns: u64) -> u64 {
         match &self.phase {
+            Phase::Settling { until_ns } => until_ns.saturating_sub(now_ns).max(PEEK_EVERY_NS),
             Phase::Closed(stretch) => {
                 let end_ns = stretch.start_ns.saturating_add(STRETCH_MIN_NS);
                 end_ns.saturating_sub(now_ns).max(PEEK_EVERY_NS)
@@ -141,6 +147,13 @@ impl Budget {
         let (stretch, longest_ns) = match &self.phase {
             Phase::Closing if moment.in_flight > 0 => return,
             Phase::Closing => {
+                let settle_ns = self.stretches.p99_ns().unwrap_or(0).min(LOOK_MAX_NS);
+                let until_ns = now_ns.saturating_add(settle_ns);
+                self.phase = Phase::Settling { until_ns };
+                return;
+            }
+            Phase::Settling { until_ns } if now_ns < *until_ns => return,
+            Phase::Settling { .. } => {
                 self.phase = Phase::Closed(Stretch::begin(writes(), now_ns));
                 return;
             }
@@ -163,16 +176,27 @@ impl Budget {
         match self.phase {
             Phase::Closed(_) => {
                 self.looks.push(seen);
-                self.look_at_ns = now_ns.saturating_add(LOOK_EVERY_NS);
+                self.looked = (now_ns, self.share_bytes);
             }
-            Phase::Open(_) | Phase::Closing => self.judge(seen, moment.wanted_bytes),
+            Phase::Open(_) | Phase::Closing | Phase::Settling { .. } => {
+                self.judge(seen, moment.wanted_bytes);
+            }
         }
-        let is_to_look = count > 0 && (self.looks.is_empty() || now_ns >= self.look_at_ns);
+        let is_to_look = count > 0 && (self.looks.is_empty() || self.is_time_to_look(now_ns));
         self.phase = if is_to_look {
             Phase::Closing
         } else {
             Phase::Open(Stretch::begin(writes, now_ns))
         };
+    }
+
+    /// Whether guests are to be looked at alone: after some time, and soon if the copy has become much less without
+    /// being little enough. Then it may be that it is not the copy that they wait for.
+    fn is_time_to_look(&self, now_ns: u64) -> bool {
+        let (looked_ns, share_then_bytes) = self.looked;
+        let since_ns = now_ns.saturating_sub(looked_ns);
+        let is_much_less = self.share_bytes <= share_then_bytes.max(2 * SHARE_MIN_BYTES) / 2;
+        since_ns >= LOOK_EVERY_NS || (is_much_less && since_ns >= LOOK_AGAIN_NS)
     }
 
     /// Holds a stretch against the limit.

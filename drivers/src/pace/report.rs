@@ -57,9 +57,9 @@ impl fmt::Display for PaceReason {
 /// How fast a copy goes at a moment, and why not faster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PaceReport {
-    /// Most requests in flight.
+    /// Most requests in flight, if they are whole; of small ones there may be more, of as many bytes.
     pub window: u32,
-    /// Bytes in a request.
+    /// Bytes in a whole request.
     pub chunk_bytes: u64,
     /// Bytes per second that were copied lately, about the last second.
     pub applied_bytes_per_s: u64,

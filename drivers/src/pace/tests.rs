@@ -125,6 +125,24 @@ fn what_a_user_bounds_is_told_as_the_reason() {
     assert_eq!(bounded(one_goes_all_the_same).0, 1);
 }
 
+#[test]
+fn small_requests_are_more_but_of_no_more_bytes() {
+    let plan = see(&mut unlimited(), 0, 0);
+    assert!(plan.has_room(3, 3 << 20) && !plan.has_room(4, 4 << 20));
+    assert!(plan.has_room(15, 15 * 65536) && !plan.has_room(16, 16 * 65536));
+    assert!(!plan.has_room(7, (3 << 20) + 65536));
+    let workers = PaceLimits {
+        workers_max: 2,
+        ..PaceLimits::default()
+    };
+    let plan = see(&mut Pace::new(workers), 0, 0);
+    assert!(plan.has_room(1, 65536) && !plan.has_room(2, 2 * 65536));
+    let mut guest = unlimited();
+    see(&mut guest, 1, 1);
+    let plan = guest.plan(1);
+    assert!(plan.has_room(8, 8 * 65536) && !plan.has_room(9, 9 * 65536));
+}
+
 /// A virtio disk, a shared one on the network, a slow one.
 const DEVICES: [Device; 3] = [
     Device {
@@ -207,6 +225,9 @@ fn a_device_that_becomes_slower_gets_less_to_do() {
     alone.run(20 * S);
     let added_ns = world.p99_ns().saturating_sub(alone.p99_ns());
     assert!(added_ns <= MS + MS / 10, "{added_ns}");
+    // What the device takes more is not taken for the copy's doing.
+    let mean = world.copied_each_s().1;
+    assert!(mean > 10 << 20, "{mean} bytes/s");
 }
 
 #[test]

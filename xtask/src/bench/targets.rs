@@ -65,7 +65,7 @@ const fn cpu_figure(id: &'static str, name: &'static str, at_most: f64) -> Targe
     }
 }
 
-pub(super) const TARGETS: [Target; 31] = [
+pub(super) const TARGETS: [Target; 52] = [
     time("L1", "disk_read/disk/io_uring/aio/raw_ring", 1.0 / 0.98),
     cpu("L1", "disk_read/disk/io_uring/aio/raw_ring", 1.1),
     time("L1", "disk_read/tmpfs/io_uring/aio/raw_ring", 1.0 / 0.95),
@@ -95,8 +95,46 @@ pub(super) const TARGETS: [Target; 31] = [
     time("L10", "disk_read/disk/epoll/aio/aio_on_io_uring", 1.0 / 0.8),
     cpu("L10", "disk_read/disk/epoll/aio/aio_on_io_uring", 5.0),
     figure("L11", "drop_in_flight/aio", 0.0),
+    time("J1", "jobs/copies/disk/wall/ours/qsd_direct", 0.7),
+    time("J1", "jobs/copies/disk/wall/ours/raw_ring", 1.0 / 0.95),
+    time("J1", "jobs/copies/disk/cpu/ours/qsd_direct", 0.1),
+    time("J1", "jobs/copies/disk_mirror/wall/ours/qsd_direct", 0.7),
+    time("J1", "jobs/copies/disk_mirror/cpu/ours/qsd_direct", 0.1),
+    time("J2", "jobs/copies/tmpfs/wall/ours/qsd_defaults", 0.6),
+    time("J2", "jobs/copies/tmpfs/cpu/ours/qsd_defaults", 0.6),
+    time("J2", "jobs/copies/tmpfs/wall/ours_on_two/qsd_defaults", 0.4),
+    time("J2", "jobs/copies/tmpfs_mirror/wall/ours/qsd_defaults", 0.6),
+    time("J3", "jobs/copies/sparse/wall/ours/qsd_direct", 0.5),
+    figure("J3", "jobs/copies/holes/wall/ours", 1.0),
+    time("J5", "jobs/writers/1/backup/time_per_write/ours/qsd", 0.01),
+    figure("J5", "jobs/writers/1/backup/added_p99/ours", 2.0),
+    time("J5", "jobs/writers/1/backup/wall/ours/qsd", 1.0),
+    time(
+        "J6",
+        "jobs/writers/16/backup/time_per_write/ours/alone",
+        2.0,
+    ),
+    time(
+        "J6",
+        "jobs/writers/16/background/time_per_write/ours/alone",
+        2.0,
+    ),
+    // Both sides are on one disk, which has to write all of it twice.
+    time(
+        "J6",
+        "jobs/writers/16/write_blocking/time_per_write/ours/alone",
+        2.5,
+    ),
+    time(
+        "J7",
+        "jobs/writers/16/background/wall/ours_converging/quiet",
+        3.0,
+    ),
+    time("J8", "jobs/copies/incremental/wall/ours/qsd_iothread", 0.7),
     time("J9", "jobs/latency/pause_p99/ours/qsd_iothread", 0.5),
     time("J9", "jobs/latency/cancel_p99/ours/qsd_iothread", 0.5),
     // Eleven bytes for each of 90,000 jobs would be a leak; the allocator's own moods are less.
     figure("J10", "jobs/many/long/growth_kib", 1024.0),
+    time("J11", "jobs/copies/disk/peak/ours/qsd_direct", 0.5),
+    time("J11", "jobs/copies/disk_mirror/peak/ours/qsd_direct", 0.5),
 ];

@@ -43,6 +43,7 @@ pub(super) struct World {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     events_ever: u64,
     in_flight: u32,
+    in_flight_bytes: u64,
     guest_requests: u64,
     guest_sleeps: bool,
     depth: usize,
@@ -68,6 +69,7 @@ impl World {
             events: BinaryHeap::new(),
             events_ever: 0,
             in_flight: 0,
+            in_flight_bytes: 0,
             guest_requests: 0,
             guest_sleeps: false,
             depth,
@@ -160,6 +162,7 @@ impl World {
                 started_ns,
             } => {
                 self.in_flight -= 1;
+                self.in_flight_bytes -= len_bytes;
                 *self.copied.entry(self.now_ns / S).or_default() += len_bytes;
                 let took_ns = self.now_ns - started_ns;
                 self.pace.learn(len_bytes, took_ns, self.now_ns);
@@ -190,10 +193,11 @@ impl World {
                 return;
             }
             let plan = self.pace.plan(self.now_ns);
-            if self.in_flight >= plan.window {
+            if !plan.has_room(self.in_flight, self.in_flight_bytes) {
                 return;
             }
             self.in_flight += 1;
+            self.in_flight_bytes += plan.chunk_bytes;
             let (len_bytes, started_ns) = (plan.chunk_bytes, self.now_ns);
             let read = Event::CopyRead {
                 len_bytes,
