@@ -1,6 +1,15 @@
 //! Named bitmaps on nodes: what is marked when, who may use what, and what transactions undo.
 
-use std::{collections::BTreeSet, pin::pin, rc::Rc, sync::Arc, task::Poll};
+use std::{
+    collections::BTreeSet,
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+};
 
 use aio::{AioContext, Config, IoThread};
 
@@ -427,31 +436,68 @@ fn the_last_granule_of_an_odd_size_counts_whole() {
     assert_eq!(bitmap.info().count_bytes, G);
 }
 
-#[test]
-fn writers_on_four_threads_lose_no_bit() {
-    const WRITES: u64 = 256;
-    let w = world();
-    let bitmap = w.add_with("b", 512);
+/// Four threads write all 8192 blocks, side by side, while `meanwhile` is called over and over.
+fn write_on_four_threads(w: &World, mut meanwhile: impl FnMut()) {
+    const WRITES: u64 = 2048;
     let guest = Arc::new(attach(&w.graph, &w.node, "export 'f'", writer()));
+    let at_work = Arc::new(AtomicU64::new(4));
     let threads: Vec<_> = (0..4)
         .map(|_| IoThread::start(Config::default()).unwrap())
         .collect();
     let writers: Vec<_> = (0_u64..)
         .zip(&threads)
         .map(|(number, thread)| {
-            let guest = guest.clone();
+            let (guest, at_work) = (guest.clone(), at_work.clone());
             thread.handle().spawn(move |cx| async move {
                 for i in 0..WRITES {
                     write(&guest, &cx, (i * 4 + number) * 512, 512, 1).await;
                 }
+                at_work.fetch_sub(1, Ordering::SeqCst);
             })
         })
         .collect();
+    while at_work.load(Ordering::SeqCst) > 0 {
+        meanwhile();
+        std::thread::yield_now();
+    }
     for writer in writers {
         w.cx.block_on(writer);
     }
-    assert_eq!(dirty(&bitmap), (0..WRITES * 4).collect());
-    assert_eq!(bitmap.info().count_bytes, WRITES * 4 * 512);
+}
+
+#[test]
+fn writers_on_four_threads_lose_no_bit() {
+    let w = world();
+    let bitmap = w.add_with("b", 512);
+    write_on_four_threads(&w, || {});
+    assert_eq!(dirty(&bitmap), (0..8192).collect());
+    assert_eq!(bitmap.info().count_bytes, 4 * MIB);
+}
+
+#[test]
+fn jobs_and_transactions_beside_four_writers_lose_no_bit() {
+    let w = world();
+    let bitmap = w.add_with("b", 512);
+    let mut copied = DirtyBitmap::new(4 * MIB, 512).unwrap();
+    let mut turn = 0;
+    let writers_go_on = || (0..3).for_each(|_| std::thread::yield_now());
+    write_on_four_threads(&w, || {
+        turn += 1;
+        if turn % 2 == 0 {
+            let clear = BitmapAction::Clear(w.named("b")).prepare().unwrap();
+            let disable = BitmapAction::Disable(w.named("b")).prepare().unwrap();
+            writers_go_on();
+            drop((disable, clear));
+        }
+        let frozen = bitmap.freeze().unwrap();
+        writers_go_on();
+        if turn % 3 == 0 {
+            copied.merge(&frozen.snapshot().unwrap()).unwrap();
+            frozen.abdicate();
+        }
+    });
+    copied.merge(&bitmap.snapshot().unwrap()).unwrap();
+    assert_eq!(granules(&copied), (0..8192).collect());
 }
 
 /// Bitmap `a` with granules 0 and 5, and `b` with 5 and 9, both disabled.
