@@ -8,6 +8,7 @@ mod doctor;
 mod engine;
 mod exit;
 mod export;
+mod far;
 mod info;
 mod output;
 mod progress;

@@ -118,13 +118,16 @@ pub(crate) enum VerifyArg {
 /// refused. To back up an image in use, serve it with `longshore export`; `longshore demo` shows it.
 ///
 /// A DST that is a file is written beside its final place, as DST.partial, and appears when it is
-/// complete. A DST that is a block device is marked as incomplete until then.
+/// complete. A DST that is a block device or an export of an NBD server is marked as incomplete until then.
+///
+/// An export is written as nbd://HOST:PORT/NAME or nbd+unix:///NAME?socket=PATH. Its server cannot keep
+/// writers out, so an SRC there needs --offline.
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
-    /// The image: a raw file or a block device
+    /// The image: a raw file, a block device, or the address of an NBD export
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
-    /// Where the copy goes: a file, or a block device, which is overwritten
+    /// Where the copy goes: a file, or a block device or an NBD export, which is overwritten
     #[arg(value_name = "DST")]
     pub(crate) target: PathBuf,
     /// I assert that nobody writes to SRC meanwhile, although longshore cannot make sure
@@ -188,10 +191,10 @@ impl Bounds {
 /// Compare two images byte by byte.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// The image to check
+    /// The image to check, or the address of an NBD export
     #[arg(value_name = "IMG")]
     pub(crate) image: PathBuf,
-    /// What it should be equal to
+    /// What it should be equal to, an address, too
     #[arg(long, value_name = "SRC")]
     pub(crate) against: PathBuf,
     /// No checksum of the content, which takes its time on images that are mostly holes

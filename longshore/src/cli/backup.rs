@@ -13,10 +13,13 @@ use std::{
 use block::{
     BlockError, ErrorKind, Node,
     copy::{CopyCounters, TargetContent},
-    nodes::file::{FileOptions, OnOffAuto},
+    nodes::{
+        file::{FileOptions, OnOffAuto},
+        nbd::NbdOptions,
+    },
 };
 use job::{CancelMode, Job, JobError, JobOutcome};
-use longshore::{Backup, BackupError, BackupOptions, Engine, OpenedFile};
+use longshore::{Backup, BackupError, BackupOptions, Engine};
 use serde_json::json;
 
 use self::{
@@ -30,6 +33,7 @@ use super::{
     compare::Checksum,
     engine,
     exit::{Exit, Failure},
+    far,
     output::{Fields, fields},
     progress::{Moment, Progress, TICK},
     signals::{Event, STOP_TIME_MAX},
@@ -47,7 +51,8 @@ enum Target {
 
 /// Runs the command.
 pub(crate) fn run(args: &args::Backup, session: &Session) -> Result<Done, Failure> {
-    let source = Source::examine(&args.source)?;
+    let engine = engine::start()?;
+    let source = Source::examine(&args.source, &engine)?;
     let plan = Plan::make(&args.target, &source)?;
     if let Plan::File(plan) = &plan {
         plan.check_space(&source)?;
@@ -55,8 +60,7 @@ pub(crate) fn run(args: &args::Backup, session: &Session) -> Result<Done, Failur
     if !args.offline {
         source.refuse_writers()?;
     }
-    let engine = engine::start()?;
-    let opened = open_source(&engine, args)?;
+    let opened = open_source(&engine, args, &source)?;
     source.check_unchanged()?;
     let (target, node) = make_target(plan, (&engine, &source), args)?;
     let task = Task {
@@ -66,7 +70,7 @@ pub(crate) fn run(args: &args::Backup, session: &Session) -> Result<Done, Failur
         source: &source,
         target: &target,
     };
-    let copied = task.copy(&opened.node, &node);
+    let copied = task.copy(&opened, &node);
     match copied {
         Ok(told) => {
             publish(target)?;
@@ -84,19 +88,21 @@ pub(crate) fn run(args: &args::Backup, session: &Session) -> Result<Done, Failur
     }
 }
 
-fn open_source(engine: &Engine, args: &args::Backup) -> Result<OpenedFile, Failure> {
+fn open_source(engine: &Engine, args: &args::Backup, source: &Source) -> Result<Node, Failure> {
+    if let Some(node) = source.node() {
+        return Ok(node.clone());
+    }
     // The locks of others are respected in any case; that ours work was seen before, or waived.
     let options = FileOptions {
         read_only: true,
         direct: args.direct.into(),
         ..FileOptions::new(&args.source)
     };
-    engine.open_file(Some("source"), &options).map_err(|error| {
-        if error.kind() == ErrorKind::Locked {
-            return locked(&args.source);
-        }
-        engine::failure("source", &error)
-    })
+    match engine.open_file(Some("source"), &options) {
+        Ok(opened) => Ok(opened.node),
+        Err(error) if error.kind() == ErrorKind::Locked => Err(locked(&args.source)),
+        Err(error) => Err(engine::failure("source", &error)),
+    }
 }
 
 /// Makes the target, as late as can be: everything that can be refused has been.
@@ -122,13 +128,26 @@ fn make_target(
             let device = Device::claim(&path, source.len_bytes())?;
             // Its locks are looked at before a byte is written.
             let opened = open(&path)?;
-            let marked = device.mark(&source.path)?;
-            let node = marked
-                .add_node(engine.graph(), &opened.node)
-                .map_err(|error| Failure::block("cannot use the target", &error))?;
-            Ok((Target::Device(marked), node))
+            mark(device, &opened.node, (engine, source))
+        }
+        Plan::Far(uri) => {
+            let export = far::open(engine, "target", &NbdOptions::new(uri))?;
+            let device = Device::of_export(&args.target, (engine, &export), source.len_bytes())?;
+            mark(device, &export, (engine, source))
         }
     }
+}
+
+fn mark(
+    device: Device,
+    below: &Node,
+    (engine, source): (&Engine, &Source),
+) -> Result<(Target, Node), Failure> {
+    let marked = device.mark(&source.path)?;
+    let node = marked
+        .add_node(engine.graph(), below)
+        .map_err(|error| Failure::block("cannot use the target", &error))?;
+    Ok((Target::Device(marked), node))
 }
 
 fn publish(target: Target) -> Result<(), Failure> {

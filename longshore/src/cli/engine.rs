@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
-use block::BlockError;
 use block::nodes::file::{FileOptions, OnOffAuto};
+use block::{BlockError, Node};
 use longshore::{Engine, EngineConfig, OpenedFile};
 
-use super::exit::{self, Exit, Failure};
+use super::{
+    backup::refuse_address,
+    exit::{self, Exit, Failure},
+    far,
+};
 
 const DOCTOR: &str = "`longshore doctor` says what this machine supports.";
 
@@ -31,19 +35,43 @@ pub(crate) fn start() -> Result<Engine, Failure> {
     })
 }
 
-/// Opens an image for reading only.
+/// An image that was opened for reading.
+pub(crate) struct Image {
+    /// Its node.
+    pub(crate) node: Node,
+    /// Its length.
+    pub(crate) len_bytes: u64,
+    /// Whether a copy in it may be shorter than it is: its length is given by others.
+    pub(crate) is_given: bool,
+}
+
+/// Opens an image, here or at an NBD server, for reading only.
 pub(crate) fn open_reader(
     engine: &Engine,
     name: &str,
     path: &Path,
     direct: OnOffAuto,
-) -> Result<OpenedFile, Failure> {
+) -> Result<Image, Failure> {
+    if let Some(uri) = far::uri(path)? {
+        let node = far::open_reader(engine, name, uri)?;
+        return Ok(Image {
+            len_bytes: node.len_bytes(),
+            node,
+            is_given: true,
+        });
+    }
+    refuse_address(path)?;
     let options = FileOptions {
         read_only: true,
         direct,
         ..FileOptions::new(path)
     };
-    open(engine, name, &options)
+    let opened = open(engine, name, &options)?;
+    Ok(Image {
+        len_bytes: opened.len_bytes,
+        is_given: opened.is_block_device,
+        node: opened.node,
+    })
 }
 
 /// Opens an image as the node `name`.

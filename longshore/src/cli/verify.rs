@@ -3,13 +3,13 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use block::Node;
-use longshore::{Engine, OpenedFile};
+use longshore::Engine;
 use serde_json::json;
 
 use super::{
     Done, Session, args,
     compare::{Checksum, Comparison, Verdict, Watch},
-    engine,
+    engine::{self, Image},
     exit::{Exit, Failure},
     output::fields,
     progress::{Moment, Progress, TICK},
@@ -34,8 +34,6 @@ pub(crate) struct Sides<'a> {
 
 /// Runs the command.
 pub(crate) fn run(args: &args::Verify, session: &Session) -> Result<Done, Failure> {
-    super::backup::refuse_address(&args.image)?;
-    super::backup::refuse_address(&args.against)?;
     let engine = engine::start()?;
     let open =
         |name: &str, path: &Path| engine::open_reader(&engine, name, path, args.direct.into());
@@ -85,14 +83,10 @@ pub(crate) fn run(args: &args::Verify, session: &Session) -> Result<Done, Failur
     }))))
 }
 
-/// How much to compare: a device may go on behind its copy, a file may not.
-fn common_length(
-    args: &args::Verify,
-    image: &OpenedFile,
-    against: &OpenedFile,
-) -> Result<u64, Failure> {
+/// How much to compare: a device or an export may go on behind its copy, a file may not.
+fn common_length(args: &args::Verify, image: &Image, against: &Image) -> Result<u64, Failure> {
     let (has, wants) = (image.len_bytes, against.len_bytes);
-    if has == wants || (image.is_block_device && has > wants) {
+    if has == wants || (image.is_given && has > wants) {
         return Ok(wants);
     }
     let text = format!(

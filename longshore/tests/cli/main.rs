@@ -11,6 +11,7 @@ mod demo;
 mod devices;
 mod exports;
 mod limits;
+mod nbd;
 mod offload;
 mod records;
 mod refusals;

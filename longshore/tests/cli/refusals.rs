@@ -358,10 +358,12 @@ fn a_source_that_shrinks_fails_the_backup() {
 
 #[test]
 fn addresses_and_pipes_are_refused_plainly() {
-    for target in ["nbd://localhost/x", "-"] {
+    for target in ["s3://localhost/x", "-"] {
         let args = ["backup", "a.img", target];
         refuses(&world(), &args, UNSUPPORTED, "is no file");
     }
+    let args = ["backup", "a.img", "nbds://localhost/x"];
+    refuses(&world(), &args, USAGE, "TLS is not supported");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! A block device as a target: marked as incomplete until every other byte is durable.
+//! A block device or an export as a target: marked as incomplete until every other byte is durable.
 //!
-//! The first bytes of a device tell what it is: a partition table, a file system, a boot sector.
+//! Neither has a name that could be given late. The first bytes of a device tell what it is: a partition table, a file system, a boot sector.
 //! A marker stands there, durably, before anything else is written. The copy's true first
 //! bytes are held back in memory and written last, after all others have been flushed; so
 //! a device whose backup was cut short at any moment begins with the marker.
@@ -16,10 +16,12 @@ use std::{
 
 use aio::{AioContext, IoBuf};
 use block::{
-    Access, AllocationStatus, BlockError, ByteRange, Child, ChildRole, Extent, Graph, Limits,
-    Located, Node, NodeDriver, Permission, Permissions, RequestFlags, RequestFuture, Transferred,
-    fixed_length,
+    Access, AllocationStatus, Attachment, BlockError, ByteRange, Child, ChildRole, Extent, Graph,
+    Limits, Located, Node, NodeDriver, Permission, Permissions, RequestFlags, RequestFuture,
+    Transferred, fixed_length,
 };
+
+use longshore::Engine;
 
 use crate::cli::{
     exit::{Exit, Failure},
@@ -49,18 +51,56 @@ fn marker(source: &Path) -> Vec<u8> {
     text
 }
 
-/// A device that nobody else has, before it is marked.
+/// A device that nobody else has, or an export, before it is marked.
 #[derive(Debug)]
 pub(crate) struct Device {
     path: PathBuf,
-    file: File,
+    place: Place,
     len_bytes: u64,
+}
+
+/// How the first bytes are written.
+#[derive(Debug)]
+enum Place {
+    /// A device of this machine.
+    Here(File),
+    /// An export.
+    Far(Engine, Node),
+}
+
+impl Place {
+    /// Writes the first bytes, durably. `what` is what that is for.
+    fn write_head(&self, bytes: &[u8], what: &str) -> Result<(), Failure> {
+        match self {
+            Self::Here(file) => {
+                let written = file.write_all_at(bytes, 0).and_then(|()| file.sync_all());
+                written.map_err(|error| Failure::io(what, &error))
+            }
+            Self::Far(engine, node) => {
+                let written = write_far(engine, node, bytes);
+                written.map_err(|error| Failure::block(what, &error))
+            }
+        }
+    }
+}
+
+fn write_far(engine: &Engine, node: &Node, bytes: &[u8]) -> Result<(), BlockError> {
+    let permissions = Permissions::uses(&[Permission::Write]);
+    let user = Attachment::new("the marker", ChildRole::Primary, permissions);
+    let edge = engine.graph().attach(node, user)?;
+    let mut buf = IoBuf::heap(bytes.len());
+    buf.copy_from_slice(bytes);
+    let written = engine.handle().spawn(|cx| async move {
+        edge.write(&cx, 0, buf, RequestFlags::default()).await.1?;
+        edge.flush(&cx).await
+    });
+    written.wait()
 }
 
 /// A device that bears the marker.
 #[derive(Debug)]
 pub(crate) struct Marked {
-    file: File,
+    place: Place,
     head: Arc<Head>,
     path: PathBuf,
 }
@@ -88,15 +128,34 @@ impl Device {
                 &error,
             )
         })?;
+        Self::new(path, Place::Here(file), (has, len_bytes))
+    }
+
+    /// Takes an export, which cannot be had for this process alone.
+    pub(crate) fn of_export(
+        path: &Path,
+        (engine, node): (&Engine, &Node),
+        len_bytes: u64,
+    ) -> Result<Self, Failure> {
+        if node.is_read_only() {
+            let text = format!("the target '{}' is read-only", path.display());
+            return Err(Failure::new(Exit::Denied, text));
+        }
+        let place = Place::Far(engine.clone(), node.clone());
+        Self::new(path, place, (node.len_bytes(), len_bytes))
+    }
+
+    fn new(path: &Path, place: Place, (has, len_bytes): (u64, u64)) -> Result<Self, Failure> {
         if has < len_bytes {
             let text = format!(
-                "the target '{shown}' is smaller than the source, {has} against {len_bytes} bytes"
+                "the target '{}' is smaller than the source, {has} against {len_bytes} bytes",
+                path.display()
             );
             return Err(Failure::new(Exit::Usage, text));
         }
         Ok(Self {
             path: path.to_owned(),
-            file,
+            place,
             len_bytes,
         })
     }
@@ -104,14 +163,12 @@ impl Device {
     /// Writes the marker and waits until it is durable.
     pub(crate) fn mark(self, source: &Path) -> Result<Marked, Failure> {
         let marker = marker(source);
-        let shown = self.path.display();
-        let failed = |error: io::Error| Failure::io(format!("cannot write to '{shown}'"), &error);
         let head = Arc::new(Head::new(marker, self.len_bytes));
-        self.file.write_all_at(head.marker(), 0).map_err(failed)?;
-        self.file.sync_all().map_err(failed)?;
+        let what = format!("cannot write to '{}'", self.path.display());
+        self.place.write_head(head.marker(), &what)?;
         Ok(Marked {
             path: self.path,
-            file: self.file,
+            place: self.place,
             head,
         })
     }
@@ -142,11 +199,9 @@ impl Marked {
 
     /// Puts the true first bytes in the marker's place. Everything else is durable already.
     pub(crate) fn publish(self) -> Result<(), Failure> {
-        let shown = self.path.display();
-        let failed = |error: io::Error| Failure::io(format!("cannot finish '{shown}'"), &error);
         let head = self.head.lock().clone();
-        self.file.write_all_at(&head, 0).map_err(failed)?;
-        self.file.sync_all().map_err(failed)
+        let what = format!("cannot finish '{}'", self.path.display());
+        self.place.write_head(&head, &what)
     }
 }
 
@@ -345,7 +400,7 @@ mod tests {
         let below = graph.add_node(Some("below"), memory).unwrap();
         let marked = Marked {
             path: PathBuf::from("device"),
-            file: tempfile::tempfile().unwrap(),
+            place: Place::Here(tempfile::tempfile().unwrap()),
             head: Arc::new(Head::new(marker(Path::new("a.img")), len_bytes)),
         };
         let node = marked.add_node(graph, &below).unwrap();
@@ -354,7 +409,7 @@ mod tests {
 
     fn user(graph: &Graph, node: &Node) -> Child {
         let permissions = Permissions::uses(&[Permission::ConsistentRead, Permission::Write]);
-        let attachment = block::Attachment::new("test", ChildRole::Primary, permissions);
+        let attachment = Attachment::new("test", ChildRole::Primary, permissions);
         graph.attach(node, attachment).unwrap()
     }
 

@@ -12,19 +12,33 @@ use std::{
 
 use aio::sys;
 
-use crate::cli::exit::{Exit, Failure};
+use block::Node;
+use longshore::Engine;
+
+use crate::cli::{
+    exit::{Exit, Failure},
+    far,
+};
 
 /// What a first backup has to be told once: without it, a copy is worth nothing.
 const RULE: &str = "A copy is the image at one instant only if nobody writes to it meanwhile, or if all writes go \
 through longshore: serve it with `longshore export` to those who write (`longshore demo` shows it), or stop them";
 
-/// A file or device that was looked at and is held open.
+/// An image that was looked at and is held open.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
-    file: File,
-    facts: Metadata,
+    place: Place,
     len_bytes: u64,
+}
+
+/// Where a source is.
+#[derive(Debug)]
+enum Place {
+    /// In a file or on a device.
+    Here { file: File, facts: Box<Metadata> },
+    /// At an NBD server.
+    Far(Node),
 }
 
 /// What names the storage itself, whatever the path.
@@ -48,8 +62,22 @@ impl Storage {
 }
 
 impl Source {
-    /// Looks at `path` and opens it for reading.
-    pub(crate) fn examine(path: &Path) -> Result<Self, Failure> {
+    /// Looks at `path` and opens it for reading; an export becomes the node `source`.
+    pub(crate) fn examine(path: &Path, engine: &Engine) -> Result<Self, Failure> {
+        match far::uri(path)? {
+            Some(uri) => {
+                let node = far::open_reader(engine, "source", uri)?;
+                Ok(Self {
+                    path: path.to_owned(),
+                    len_bytes: node.len_bytes(),
+                    place: Place::Far(node),
+                })
+            }
+            None => Self::examine_file(path),
+        }
+    }
+
+    pub(super) fn examine_file(path: &Path) -> Result<Self, Failure> {
         refuse_address(path)?;
         let shown = path.display();
         let failed =
@@ -66,8 +94,10 @@ impl Source {
         };
         Ok(Self {
             path: path.to_owned(),
-            file,
-            facts,
+            place: Place::Here {
+                file,
+                facts: Box::new(facts),
+            },
             len_bytes,
         })
     }
@@ -77,37 +107,55 @@ impl Source {
         self.len_bytes
     }
 
+    /// Its node, if it is an export.
+    pub(crate) fn node(&self) -> Option<&Node> {
+        match &self.place {
+            Place::Here { .. } => None,
+            Place::Far(node) => Some(node),
+        }
+    }
+
+    fn here(&self) -> Option<(&File, &Metadata)> {
+        match &self.place {
+            Place::Here { file, facts } => Some((file, facts)),
+            Place::Far(_) => None,
+        }
+    }
+
     /// What names the storage.
     pub(crate) fn storage(&self) -> Option<Storage> {
-        Storage::of(&self.facts)
+        self.here().and_then(|(_, facts)| Storage::of(facts))
     }
 
-    /// The permission bits, without execution.
+    /// The permission bits, without execution. Those of an export are not known.
     pub(crate) fn mode(&self) -> u32 {
-        self.facts.mode() & 0o666
+        self.here().map_or(0o600, |(_, facts)| facts.mode() & 0o666)
     }
 
-    /// Bytes of storage that the source takes, as its file system counts; all of a device.
+    /// Bytes of storage that the source takes, as its file system counts; all of a device or an export.
     pub(crate) fn allocated_bytes(&self) -> u64 {
-        if self.facts.is_file() {
-            return self.facts.blocks().saturating_mul(512).min(self.len_bytes);
+        match self.here() {
+            Some((_, facts)) if facts.is_file() => {
+                facts.blocks().saturating_mul(512).min(self.len_bytes)
+            }
+            _ => self.len_bytes,
         }
-        self.len_bytes
     }
 
     /// Bytes in runs of data, counted up to a little over `enough_bytes`; `None` where the file
     /// system does not tell.
     pub(crate) fn data_bytes(&self, enough_bytes: u64) -> Option<u64> {
         let len_bytes = self.len_bytes;
-        if !self.facts.is_file() {
+        let (file, facts) = self.here()?;
+        if !facts.is_file() {
             return Some(len_bytes);
         }
         let (mut at, mut sum) = (0, 0u64);
         while at < len_bytes && sum <= enough_bytes {
-            let Some(data) = sys::seek_data(self.file.as_fd(), at).ok()? else {
+            let Some(data) = sys::seek_data(file.as_fd(), at).ok()? else {
                 break;
             };
-            let end = sys::seek_hole(self.file.as_fd(), data).ok()?;
+            let end = sys::seek_hole(file.as_fd(), data).ok()?;
             let end = end.unwrap_or(len_bytes).max(data + 1).min(len_bytes);
             sum = sum.saturating_add(end.saturating_sub(data));
             at = end;
@@ -120,8 +168,13 @@ impl Source {
     /// Image locks are taken later, by the node. This finds those who write and take none.
     pub(crate) fn refuse_writers(&self) -> Result<(), Failure> {
         let shown = self.path.display();
-        let has_writer = match Storage::of(&self.facts) {
-            Some(Storage::File(..)) => sys::has_writer(self.file.as_fd()),
+        let Some((file, facts)) = self.here() else {
+            let text = format!("the server of '{shown}' does not tell whether others write to it");
+            let advice = "If nobody writes to it, say so with --offline.";
+            return Err(Failure::new(Exit::Unsupported, text).advise(advice));
+        };
+        let has_writer = match Storage::of(facts) {
+            Some(Storage::File(..)) => sys::has_writer(file.as_fd()),
             _ => is_claimed(&self.path),
         };
         match has_writer {
@@ -152,14 +205,17 @@ impl Source {
     /// Makes sure that the source is what it was when it was looked at first.
     pub(crate) fn check_unchanged(&self) -> Result<(), Failure> {
         let shown = self.path.display();
-        let now = self.file.metadata().map_err(|error| {
+        let Some((file, facts)) = self.here() else {
+            return Ok(());
+        };
+        let now = file.metadata().map_err(|error| {
             Failure::io(format!("cannot look at the source '{shown}' again"), &error)
         })?;
         let stamp = |facts: &Metadata| {
             let modified = (facts.mtime(), facts.mtime_nsec());
             (facts.len(), modified, (facts.ctime(), facts.ctime_nsec()))
         };
-        if !self.facts.is_file() || stamp(&now) == stamp(&self.facts) {
+        if !facts.is_file() || stamp(&now) == stamp(facts) {
             return Ok(());
         }
         let text =
@@ -208,12 +264,12 @@ fn check_kind(facts: &Metadata, path: &Path) -> Result<(), Failure> {
     Err(Failure::new(Exit::Usage, text))
 }
 
-/// Refuses what will be an address one day, instead of looking for a file of that name.
+/// Refuses what is an address of nothing we know, instead of looking for a file of that name.
 pub(crate) fn refuse_address(path: &Path) -> Result<(), Failure> {
     let text = path.to_string_lossy();
     if text == "-" || text.contains("://") || text.starts_with("json:") {
         let text = format!(
-            "'{text}' is no file: longshore reads and writes files and block devices so far"
+            "'{text}' is no file: longshore reads and writes files, block devices and NBD exports so far"
         );
         return Err(Failure::new(Exit::Unsupported, text));
     }
@@ -231,7 +287,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(8 << 20).unwrap();
         file.as_file().write_all_at(&[1; 65536], 1 << 20).unwrap();
-        let source = Source::examine(file.path()).unwrap();
+        let source = Source::examine_file(file.path()).unwrap();
         let counted = source.data_bytes(u64::MAX).unwrap();
         assert!((65536..8 << 20).contains(&counted), "{counted}");
     }
@@ -240,7 +296,7 @@ mod tests {
     fn a_source_that_somebody_wrote_to_is_noticed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().write_all_at(&[1; 512], 0).unwrap();
-        let source = Source::examine(file.path()).unwrap();
+        let source = Source::examine_file(file.path()).unwrap();
         source.check_unchanged().unwrap();
         // The clock of a file system may have a coarse grain; a new length needs none.
         file.as_file().write_all_at(&[2; 513], 0).unwrap();

@@ -20,10 +20,12 @@ use block::{
     nodes::file::{FileNode, FileOptions},
 };
 
+use longshore::export::NbdUri;
+
 use super::source::{Source, Storage, refuse_address};
 use crate::cli::{
     exit::{Exit, Failure},
-    units,
+    far, units,
 };
 
 /// Where a backup will go; nothing has been touched yet.
@@ -33,6 +35,8 @@ pub(crate) enum Plan {
     File(FilePlan),
     /// A block device, by its path.
     Device(PathBuf),
+    /// An export of an NBD server.
+    Far(NbdUri),
 }
 
 /// A file that is to be made, or replaced.
@@ -55,6 +59,13 @@ struct Replaced {
 impl Plan {
     /// Looks at `path` and refuses what cannot become a copy of `source`.
     pub(crate) fn make(path: &Path, source: &Source) -> Result<Self, Failure> {
+        if let Some(uri) = far::uri(path)? {
+            if far::uri(&source.path)?.as_ref() == Some(&uri) {
+                let text = format!("the target '{}' is the source itself", path.display());
+                return Err(Failure::new(Exit::Usage, text));
+            }
+            return Ok(Self::Far(uri));
+        }
         refuse_address(path)?;
         let shown = path.display();
         let refuse = |why: &str| Failure::new(Exit::Usage, format!("the target '{shown}' {why}"));
@@ -336,13 +347,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.img");
         fs::write(&path, [7; 1000]).unwrap();
-        (folder, Source::examine(&path).unwrap())
+        (folder, Source::examine_file(&path).unwrap())
     }
 
     fn file_plan(path: &Path, source: &Source) -> FilePlan {
         match Plan::make(path, source).unwrap() {
             Plan::File(plan) => plan,
-            Plan::Device(path) => panic!("{} is no device", path.display()),
+            plan => panic!("{plan:?} is no file"),
         }
     }
 
@@ -398,7 +409,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.img.partial");
         fs::write(&path, [7; 1000]).unwrap();
-        let source = Source::examine(&path).unwrap();
+        let source = Source::examine_file(&path).unwrap();
         let failure = Plan::make(&folder.path().join("a.img"), &source).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
         assert!(path.exists());
