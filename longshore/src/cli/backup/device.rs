@@ -1,9 +1,9 @@
 //! A block device or an export as a target: marked as incomplete until every other byte is durable.
 //!
-//! Neither has a name that could be given late. The first bytes of a device tell what it is: a partition table, a file system, a boot sector.
-//! A marker stands there, durably, before anything else is written. The copy's true first
-//! bytes are held back in memory and written last, after all others have been flushed; so
-//! a device whose backup was cut short at any moment begins with the marker.
+//! Neither has a name that could be given late. The first bytes of a device tell what it is: a
+//! partition table, a file system, a boot sector. A marker stands there, durably, before anything
+//! else is written. The copy's true first bytes are held back in memory and written last, after all
+//! others have been flushed; so a device whose backup was cut short at any moment begins with the marker.
 
 use std::{
     fs::File,
