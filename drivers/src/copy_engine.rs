@@ -57,6 +57,8 @@ pub(crate) struct CopyEngine<W> {
     policies: ErrorPolicies,
     /// The node whose other users are given way.
     guest_node: Node,
+    /// What the user allows in one request.
+    chunk_bytes_max: u64,
     state: Arc<Mutex<State>>,
 }
 
@@ -126,6 +128,7 @@ impl<W: Work> CopyEngine<W> {
             block_job,
             policies: options.policies,
             guest_node,
+            chunk_bytes_max: options.pace.chunk_bytes_max,
             state: Arc::new(Mutex::new(state)),
         }
     }
@@ -293,7 +296,8 @@ impl<W: Work> CopyEngine<W> {
     fn data_bytes_max(&self, plan: &Plan) -> u64 {
         let is_alone = plan.reason == PaceReason::Device;
         if is_alone && self.block_job.speed_bytes_per_s() == 0 {
-            plan.chunk_bytes.max(self.work.data_bytes_max())
+            let wanted = plan.chunk_bytes.max(self.work.data_bytes_max());
+            wanted.min(self.chunk_bytes_max)
         } else {
             plan.chunk_bytes
         }
