@@ -117,6 +117,26 @@ impl Group {
         refused.to_string()
     }
 
+    /// Another backup of each source, which takes its time to stand still when the source is drained.
+    async fn slow_backups_beside(&self, seed: u64) -> Vec<Backup> {
+        let (mut backups, mut chance) = (Vec::new(), Chance::new(seed));
+        for (number, (source, _)) in self.sources.iter().enumerate() {
+            let name = format!("beside{number}");
+            let (target, at_target) = disk(&self.graph, &name, MemoryOptions::new(LEN));
+            let ns = chance.below(3_000_000);
+            at_target.add(FaultRule::every(FaultOp::Write, FaultAction::Delay { ns }));
+            let options = BackupOptions {
+                max_workers: Some(1),
+                max_chunk_bytes: Some(CLUSTER),
+                ..BackupOptions::new(name)
+            };
+            let registry = (&self.graph, &self.jobs);
+            let started = Backup::start(registry, self.cx.handle(), (source, &target), options);
+            backups.push(started.await.unwrap());
+        }
+        backups
+    }
+
     fn shape(&self) -> (Vec<String>, Vec<block::EdgeInfo>, bool) {
         let nodes = self.graph.nodes();
         let names = nodes.iter().map(|node| node.name().to_owned()).collect();
@@ -639,7 +659,7 @@ fn museum_26_a_member_that_fails_at_once_leaves_no_trace_of_itself() {
     });
 }
 
-/// A guest that writes one number after the other, each to all disks in turn, at a place of its own.
+/// A guest that writes one number after the other, each to its disks in turn, at a place of its own.
 async fn count_up(
     cx: &AioContext,
     guests: &[block::Child],
@@ -663,11 +683,17 @@ fn number_at(disk: &[u8], place: u64) -> u64 {
     u64::from_le_bytes(disk[at..][..8].try_into().unwrap())
 }
 
-/// Guests that count on all disks at once, and backups of all in the middle; `order` is that of the actions.
+/// Guests that count on several disks, and backups of all in the middle; `order` is that of the actions. A guest that is
+/// held up on one disk changes no other, so that some guests leave out each of them.
 async fn round(cx: &AioContext, order: [usize; 3], mut chance: Chance) {
     let group = Group::new(cx).await;
-    let places = [0, 1, 2, 3].map(|n| n * 5 * CLUSTER + 60_000 * n);
-    for place in places {
+    let counters: [(u64, &[usize]); 4] = [
+        (0, &[0, 1, 2]),
+        (380_000, &[0, 1]),
+        (760_000, &[1, 2]),
+        (1_140_000, &[0, 2]),
+    ];
+    for (place, _) in counters {
         for (source, _) in &group.sources {
             let guest = attach(&group.graph, source);
             write(&guest, cx, place, &[0; 8]).await.unwrap();
@@ -679,16 +705,15 @@ async fn round(cx: &AioContext, order: [usize; 3], mut chance: Chance) {
         at_source.add(rule);
     }
     let go_on = Rc::new(Cell::new(true));
-    let counters = places.map(|place| {
-        let guests = group
-            .sources
-            .iter()
-            .map(|(source, _)| attach(&group.graph, source));
+    let tasks = counters.map(|(place, disks)| {
+        let sources = disks.iter().map(|disk| &group.sources[*disk].0);
+        let guests = sources.map(|source| attach(&group.graph, source));
         let (guests, home): (Vec<_>, _) = (guests.collect(), cx.clone());
         let go_on = go_on.clone();
         let chance = Chance::new(chance.below(u64::MAX));
         cx.spawn(async move { count_up(&home, &guests, (place, &go_on), chance).await })
     });
+    let beside = group.slow_backups_beside(chance.below(u64::MAX)).await;
     for _ in 0..chance.below(200) {
         cx.yield_now().await;
     }
@@ -698,18 +723,22 @@ async fn round(cx: &AioContext, order: [usize; 3], mut chance: Chance) {
         .await
         .unwrap();
     all_end_well(&backups).await;
+    all_end_well(&beside).await;
     go_on.set(false);
-    for counter in counters {
-        counter.await;
+    for task in tasks {
+        task.await;
     }
     let mut disks = Vec::new();
     for (target, _) in &group.targets {
         disks.push(group.content(target).await);
     }
-    for place in places {
-        let numbers: Vec<_> = disks.iter().map(|disk| number_at(disk, place)).collect();
-        let is_cut =
-            numbers[0] >= numbers[1] && numbers[1] >= numbers[2] && numbers[0] - numbers[2] <= 1;
+    for (place, on) in counters {
+        let numbers: Vec<_> = on
+            .iter()
+            .map(|disk| number_at(&disks[*disk], place))
+            .collect();
+        let (most, least) = (numbers[0], numbers[numbers.len() - 1]);
+        let is_cut = numbers.is_sorted_by(|a, b| a >= b) && most - least <= 1;
         assert!(is_cut, "disks of different times: {numbers:?}");
     }
 }
