@@ -332,7 +332,7 @@ impl MirrorCopy {
     pub fn is_actively_synced(&self) -> bool {
         // In this order: a request that is no longer counted has left its mark.
         let is_active = self.mode() == CopyMode::WriteBlocking && self.ledger.tracked() == 0;
-        is_active && self.ledger.is_synced()
+        is_active && self.ledger.is_synced() && !self.is_given_up()
     }
 
     /// Has `waker` woken when something differs after [`claim`](Self::claim) has found nothing or the alarm

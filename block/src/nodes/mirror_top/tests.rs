@@ -434,6 +434,16 @@ fn a_copy_under_way_fails_once_the_mirror_is_given_up() {
 }
 
 #[test]
+fn a_mirror_that_was_given_up_does_not_say_that_it_is_synced() {
+    on_each_backend(|cx| async move {
+        let scene = Scene::new(&cx, from_here_on(CopyMode::WriteBlocking)).await;
+        assert!(scene.copy().is_actively_synced());
+        scene.mirror.give_up(Box::new(()));
+        assert!(!scene.copy().is_actively_synced());
+    });
+}
+
+#[test]
 fn guests_can_be_held_back_and_are_let_go_when_nobody_wants_the_mirror() {
     let (clock, hand) = Clock::manual();
     let config = Config {
