@@ -288,6 +288,7 @@ impl Remains {
         MirrorReport {
             requests_in_flight: self.in_flight.requests(),
             guests_wait: false,
+            is_actively_synced: false,
             filter_is_in_place: self.in_place.load(Ordering::Acquire),
             target_may_change: self.guard.strong_count() > 0,
             ..self.report

@@ -359,6 +359,17 @@ fn unaligned_disks_of_blocks_are_mirrored_to_their_last_byte() {
 }
 
 #[test]
+fn a_mirror_that_has_ended_does_not_say_that_it_is_synced() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, LEN).await;
+        let mirror = ready(&world, blocking()).await;
+        assert!(mirror.report().is_actively_synced);
+        keep(&mirror).await;
+        assert!(!mirror.report().is_actively_synced);
+    });
+}
+
+#[test]
 fn a_ready_mirror_sets_no_timer_and_does_nothing() {
     with_clock(|cx, clock| async move {
         let world = World::full(&cx, LEN).await;
