@@ -81,18 +81,21 @@ impl Leaving {
         if let Some(guard) = self.guard.upgrade() {
             guard.keep_others_out();
         }
-        remove_node(&self.graph, &self.filter);
         self.in_place.store(false, Ordering::Release);
-        true
+        // A job that was started on it meanwhile may still want it.
+        remove_node(&self.graph, &self.filter)
     }
 }
 
-/// Takes a filter that nobody uses out of the graph.
-pub(crate) fn remove_node(graph: &Graph, filter: &Node) {
+/// Takes a filter that nobody uses out of the graph; returns whether it is gone.
+pub(crate) fn remove_node(graph: &Graph, filter: &Node) -> bool {
     match graph.remove_node(filter) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => tracing::error!(%error, "the filter of a job stays in the graph"),
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::NotFound => true,
+        Err(error) => {
+            tracing::warn!(%error, "the filter of a job stays in the graph for now");
+            false
+        }
     }
 }
 

@@ -135,7 +135,8 @@ impl Held {
         let (graph, filter) = (graph.clone(), filter.clone());
         drop(self);
         block_job.release();
-        remove_node(&graph, &filter);
+        // Nobody knows it yet, so nobody can want it.
+        let _gone = remove_node(&graph, &filter);
     }
 
     /// Takes the filter from below the guests and out of the graph, and lets go of everything.

@@ -3,15 +3,15 @@
 use block::{
     Attachment, ChildRole, ErrorKind, Permission, Permissions,
     mirror::CopyMode,
-    nodes::{FaultAction, FaultOp, FaultRule},
+    nodes::{FaultAction, FaultOp, FaultRule, MemoryNode, MemoryOptions},
 };
 use blockjob::{BlockJob, JobChange};
 use drivers::mirror::{MirrorChange, MirrorOptions};
-use job::{JobStatus, Trigger};
+use job::{CancelMode, JobStatus, Trigger};
 
 use super::{
-    assert_equal, blocking, caught_up, complete, filters, keep, look, options, ready, start,
-    until_status,
+    assert_equal, between, blocking, caught_up, complete, filters, keep, look, options, ready,
+    start, until_status,
 };
 use crate::world::{
     CLUSTER, MIB, World, attach, cluster, on_each_backend, read, settle, until, with_clock,
@@ -264,6 +264,50 @@ fn museum_37_overlapping_writes_on_both_sides_do_not_wait_in_a_circle() {
         until(&cx, || mirror.report().is_actively_synced).await;
         assert_equal(&world).await;
         complete(&mirror).await;
+        assert_eq!(filters(&world), 0);
+    });
+}
+
+#[test]
+fn a_filter_that_another_job_took_while_it_was_leaving_goes_when_that_job_has_ended() {
+    with_clock(|cx, clock| async move {
+        let world = World::full(&cx, LEN).await;
+        let first = ready(&world, options()).await;
+        let filter = world.guest.node();
+        // A write inside the filter keeps it there for a moment.
+        world
+            .at_source
+            .add(FaultRule::every(FaultOp::Write, FaultAction::Hold));
+        let write = world.guest_writes_later(cluster(0), 7);
+        world.at_source.wait_held(1).await;
+        first.job().cancel(CancelMode::Force).unwrap();
+        settle(&cx).await;
+        clock.advance_ns(2 * SECOND_NS);
+        settle(&cx).await;
+        assert!(first.report().filter_is_in_place);
+
+        let memory = MemoryNode::new(MemoryOptions::new(LEN)).unwrap();
+        let other = world.graph.add_node(Some("other"), memory).unwrap();
+        let releasing = cx.spawn({
+            let (cx, at_source) = (cx.clone(), world.at_source.clone());
+            async move {
+                settle(&cx).await;
+                at_source.clear();
+                at_source.release_all();
+            }
+        });
+        let second = between(&world, (&filter, &other), MirrorOptions::new("second")).await;
+        let second = second.unwrap();
+        releasing.await;
+        write.await.unwrap();
+        until_status(&world, &second, JobStatus::Ready).await;
+        clock.advance_ns(10 * SECOND_NS);
+        settle(&cx).await;
+        assert!(!first.report().filter_is_in_place);
+        assert_eq!(filters(&world), 2, "the second job wants it");
+        keep(&second).await;
+        clock.advance_ns(10 * SECOND_NS);
+        settle(&cx).await;
         assert_eq!(filters(&world), 0);
     });
 }
