@@ -9,7 +9,7 @@ use crate::{
     chance::Chance,
     disk::Op,
     history::{CELL_BYTES, Change, History},
-    stage::{Source, Stage},
+    stage::{Line, Stage},
     trace::{self, Event},
 };
 
@@ -20,7 +20,7 @@ const REQUEST_BYTES_MAX: u64 = 256 << 10;
 pub(crate) struct Guest {
     stage: Rc<Stage>,
     number: usize,
-    source: usize,
+    line: usize,
     cx: AioContext,
     edge: Rc<Child>,
     chance: Chance,
@@ -28,15 +28,15 @@ pub(crate) struct Guest {
 
 /// Adds a guest, which begins at once.
 pub(crate) fn add(stage: &Rc<Stage>, number: usize, chance: &mut Chance) {
-    let source = chance.index(stage.sources.len());
+    let line = chance.index(stage.lines.len());
     let cx = chance.pick(&stage.contexts).clone();
-    let edge = Rc::new(stage.attach(&stage.sources[source].node));
+    let edge = Rc::new(stage.attach(line));
     let depth = stage.plan.depth;
     for _ in 0..depth {
         let guest = Guest {
             stage: stage.clone(),
             number,
-            source,
+            line,
             cx: cx.clone(),
             edge: edge.clone(),
             chance: chance.fork(),
@@ -70,13 +70,13 @@ impl Guest {
         &self.stage
     }
 
-    fn source(&self) -> &Source {
-        &self.stage.sources[self.source]
+    fn line(&self) -> &Line {
+        &self.stage.lines[self.line]
     }
 
     /// Some cells, now and then a lot of them, often near the beginning.
     fn draw_range(&mut self) -> ByteRange {
-        let cells = self.source().history.borrow().len_bytes() / CELL_BYTES;
+        let cells = self.line().history.borrow().len_bytes() / CELL_BYTES;
         let most = (REQUEST_BYTES_MAX / CELL_BYTES).min(cells);
         let len = self.chance.scale(1, most);
         let near = match self.chance.one_in(2) {
@@ -108,7 +108,7 @@ impl Guest {
         let (guest, ok) = (self.number, result.is_ok());
         trace::note(Event::Ack { guest, request, ok });
         if let Err(error) = result
-            && !self.source().may_fail.get()
+            && !self.line().may_fail.get()
         {
             let text =
                 format!("guest {guest} was told without a cause that {op:?} failed: {error}");
@@ -146,7 +146,7 @@ impl Guest {
         let result = result.map(drop);
         self.ack(0, &result, Op::Read);
         if result.is_ok() {
-            let mut history = self.source().history.borrow_mut();
+            let mut history = self.line().history.borrow_mut();
             let checked = history.check_read((range.start(), &buf), (began, now));
             if let Err(text) = checked {
                 trace::violated("D1", format!("guest {}: {text}", self.number));
@@ -210,7 +210,7 @@ impl Guest {
         self.ack(0, &result, Op::Flush);
         if result.is_ok() {
             let now = self.stage().tick();
-            self.source().history.borrow_mut().flushed(began, now);
+            self.line().history.borrow_mut().flushed(began, now);
         }
     }
 
@@ -228,7 +228,7 @@ impl Guest {
         {
             let end = range.start() + extent.len_bytes / CELL_BYTES * CELL_BYTES;
             let run = ByteRange::between(range.start(), end);
-            let history = self.source().history.borrow();
+            let history = self.line().history.borrow();
             if let Err(text) = history.check_zero(run, (began, now)) {
                 trace::violated("D1", format!("guest {}: {text}", self.number));
             }
@@ -237,14 +237,14 @@ impl Guest {
     }
 
     fn begin(&self, change: Change, range: ByteRange, now: u64) -> u32 {
-        let mut history = self.source().history.borrow_mut();
+        let mut history = self.line().history.borrow_mut();
         history.issue(change, range, now)
     }
 
     fn settle(&self, number: u32, result: Result<(), BlockError>, op: Op) {
         let now = self.stage().tick();
         self.ack(number, &result, op);
-        let mut history = self.source().history.borrow_mut();
+        let mut history = self.line().history.borrow_mut();
         match result {
             Ok(()) => history.succeed(number, now),
             Err(_) => history.fail(number, now),
@@ -253,7 +253,7 @@ impl Guest {
 
     fn stabilise(&self, number: u32) {
         let now = self.stage().tick();
-        let mut history = self.source().history.borrow_mut();
+        let mut history = self.line().history.borrow_mut();
         history.stabilise(number, now);
     }
 }

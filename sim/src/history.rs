@@ -227,6 +227,38 @@ impl History {
         Ok(())
     }
 
+    /// Checks that a copy that follows the disk has all that was acknowledged before `now`.
+    ///
+    /// # Errors
+    ///
+    /// Which cell lacks something.
+    pub(crate) fn check_copy(&self, bytes: &[u8], now: Tick) -> Result<(), String> {
+        for (number, bytes) in cells(bytes).enumerate() {
+            let content = content(bytes, number);
+            let floor = self.floor(number, |request, _| request.happened < now);
+            if !self.can_be(number, content, (floor, NEVER)) {
+                return Err(self.explain("copy", number, content, floor));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that two disks are equal but for what guests do after `now`, or were doing then.
+    ///
+    /// # Errors
+    ///
+    /// Which cell differs.
+    pub(crate) fn check_equal(&self, (new, old): (&[u8], &[u8]), now: Tick) -> Result<(), String> {
+        let pairs = cells(new).zip(cells(old)).enumerate();
+        for (number, (new, _)) in pairs.filter(|(_, (new, old))| new != old) {
+            let content = content(new, number);
+            if !self.can_be(number, content, (now, NEVER)) {
+                return Err(self.explain("switch", number, content, now));
+            }
+        }
+        Ok(())
+    }
+
     /// The moments, of those in `within`, at which the disk may have been as `bytes` are.
     ///
     /// # Errors

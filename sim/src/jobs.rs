@@ -3,12 +3,10 @@
 use std::{
     cell::RefCell,
     mem,
-    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use block::Node;
-use drivers::backup::Backup;
+use drivers::{backup::Backup, mirror::Mirror};
 use job::{JobEvent, JobRegistry, JobStatus, Subscription};
 
 use crate::{
@@ -25,12 +23,13 @@ pub(crate) struct Track {
     pub(crate) id: String,
     /// Its place in the list.
     pub(crate) number: usize,
-    pub(crate) source: usize,
+    pub(crate) line: usize,
+    /// The target's place among the disks.
     pub(crate) target: usize,
+    pub(crate) kind: Kind,
     /// Between these two moments is the instant that a backup is of.
     pub(crate) called: Tick,
     pub(crate) returned: Option<Tick>,
-    pub(crate) backup: Option<Backup>,
     pub(crate) status: Option<JobStatus>,
     /// Its end was told.
     pub(crate) has_ended: bool,
@@ -38,10 +37,39 @@ pub(crate) struct Track {
     pub(crate) force_cancelled_ns: Option<u64>,
 }
 
+/// What a job is.
+pub(crate) enum Kind {
+    Backup(Option<Backup>),
+    Mirror(MirrorTrack),
+}
+
+/// What is known of a mirror.
+#[derive(Default)]
+pub(crate) struct MirrorTrack {
+    pub(crate) mirror: Option<Mirror>,
+    /// When the user first asked for an end that leaves guests where they are.
+    pub(crate) asked_to_stop: Option<Tick>,
+    /// The user has asked for the switch.
+    pub(crate) is_to_switch: bool,
+    pub(crate) was_ready: bool,
+    pub(crate) has_switched: bool,
+}
+
 impl Track {
     /// Whether a client would not hear of it any more.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.status, None | Some(JobStatus::Null))
+    }
+
+    pub(crate) fn set_speed(&self, speed: u64) -> Result<(), job::JobError> {
+        match &self.kind {
+            Kind::Backup(Some(backup)) => backup.set_speed(speed),
+            Kind::Mirror(MirrorTrack {
+                mirror: Some(mirror),
+                ..
+            }) => mirror.set_speed(speed),
+            Kind::Backup(None) | Kind::Mirror(_) => Ok(()),
+        }
     }
 }
 
@@ -54,6 +82,8 @@ pub struct Ends {
     pub failed: u64,
     /// By a cancel.
     pub cancelled: u64,
+    /// Well, and guests have moved to the target.
+    pub switched: u64,
 }
 
 /// The jobs of a world.
@@ -110,39 +140,30 @@ impl Stage {
         }
         match event {
             JobEvent::StatusChange { status, .. } => self.change(track, *status),
-            JobEvent::Completed { error, .. } => {
-                let what = match error {
-                    None => "completed".to_owned(),
-                    Some(error) => format!("failed: {error}"),
-                };
-                self.told(track, what);
-                match error {
-                    None => self.check_completed(track),
-                    Some(_) if track.may_fail => {}
-                    Some(error) => {
-                        let text = format!("job {} failed without a cause: {error}", track.id);
-                        trace::violated("D6", text);
-                    }
+            JobEvent::Completed { error: None, .. } => {
+                told(track, "completed".to_owned());
+                self.jobs.ends.borrow_mut().completed += 1;
+                self.check_completed(track);
+                end(track);
+            }
+            JobEvent::Completed {
+                error: Some(error), ..
+            } => {
+                told(track, format!("failed: {error}"));
+                if !track.may_fail {
+                    let text = format!("job {} failed without a cause: {error}", track.id);
+                    trace::violated("D6", text);
                 }
-                let mut ends = self.jobs.ends.borrow_mut();
-                match error {
-                    None => ends.completed += 1,
-                    Some(_) => ends.failed += 1,
-                }
-                Self::end(track);
+                self.jobs.ends.borrow_mut().failed += 1;
+                end(track);
             }
             JobEvent::Cancelled(_) => {
-                self.told(track, "cancelled".to_owned());
+                told(track, "cancelled".to_owned());
                 self.jobs.ends.borrow_mut().cancelled += 1;
-                Self::end(track);
+                end(track);
             }
-            other => self.told(track, kind_of(other)),
+            other => told(track, kind_of(other)),
         }
-    }
-
-    fn told(&self, track: &Track, what: String) {
-        let job = track.id.clone();
-        trace::note(Event::Told { job, what });
     }
 
     fn change(&self, track: &mut Track, status: JobStatus) {
@@ -167,68 +188,40 @@ impl Stage {
         }
     }
 
-    fn end(track: &mut Track) {
-        if mem::replace(&mut track.has_ended, true) {
-            trace::violated("D6", format!("job {} has ended twice", track.id));
-        }
-    }
-
     /// A job that is forgotten, or never was, has no claim to its target any more.
     pub(crate) fn release(&self, track: &Track) {
-        let mut use_ = self.targets[track.target].use_.borrow_mut();
+        let mut use_ = self.disks[track.target].use_.borrow_mut();
         if matches!(*use_, Use::Taken(number) if number == track.number) {
             *use_ = Use::Free;
         }
     }
 
-    /// A backup that says that it has completed is one moment of its source, and is stable.
-    fn check_completed(&self, track: &Track) {
-        let target = &self.targets[track.target];
-        let (content, durable) = (target.disk.content(), target.disk.durable());
-        let history = self.sources[track.source].history.borrow();
-        let returned = track.returned.unwrap_or_else(|| self.ticks.get());
-        let within = (track.called, returned);
-        if let Err(text) = history.cut(&content, within) {
-            let text = format!("the target of job {} is no cut: {text}", track.id);
-            trace::violated("D2", text);
-        } else if let Err(text) = history.cut(&durable, within) {
-            let text = format!("the target of job {} is not stable: {text}", track.id);
-            trace::violated("D8", text);
-        }
-        *target.use_.borrow_mut() = Use::Complete(Rc::from(durable));
-    }
-
     /// Whatever is to hold all the time.
-    pub(crate) fn check_now(&self) {
+    pub(crate) fn check_now(&self, before: Tick) {
         let now_ns = self.clock.now_ns();
-        for track in self.jobs.tracks.borrow().iter() {
+        for track in self.jobs.tracks.borrow_mut().iter_mut() {
+            if track.is_over() {
+                continue;
+            }
             let since_ns = track.force_cancelled_ns.filter(|_| !track.has_ended);
             let is_late = since_ns.is_some_and(|since_ns| now_ns > since_ns + CANCEL_MAX_NS);
-            if is_late && !track.is_over() && track.returned.is_some() {
+            if is_late && track.returned.is_some() {
                 let text = format!("job {} was cancelled by force and does not end", track.id);
                 trace::violated("D7", text);
             }
+            self.check_mirror(track, before);
         }
     }
+}
 
-    /// Checks that what completed jobs have left is as they have left it.
-    pub(crate) fn check_targets(&self, left: impl Fn(&crate::disk::Disk) -> Vec<u8>) {
-        for target in &self.targets {
-            if let Use::Complete(bytes) = &*target.use_.borrow()
-                && *left(&target.disk) != **bytes
-            {
-                let name = target.node.name();
-                let text = format!("{name} has changed after its job had completed");
-                trace::violated("D8", text);
-            }
-        }
-    }
+fn told(track: &Track, what: String) {
+    let job = track.id.clone();
+    trace::note(Event::Told { job, what });
+}
 
-    /// The filters that are in the graph.
-    pub(crate) fn filters(&self) -> Vec<Node> {
-        let mut nodes = self.graph.nodes();
-        nodes.retain(|node| node.driver_name() != "sim-disk");
-        nodes
+fn end(track: &mut Track) {
+    if mem::replace(&mut track.has_ended, true) {
+        trace::violated("D6", format!("job {} has ended twice", track.id));
     }
 }
 

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod chance;
+mod check;
 mod disk;
 mod guest;
 mod history;
@@ -21,10 +22,12 @@ mod jobs;
 mod plan;
 mod run;
 mod stage;
+mod start;
 mod trace;
 mod user;
 mod world;
 
 pub use jobs::Ends;
+pub use plan::JobKinds;
 pub use run::{Report, run_seed};
 pub use trace::{Keep, Violation, last_events};

@@ -1,8 +1,10 @@
 //! The command line of the simulation; `cargo xtask sim` calls it.
 //!
 //! ```text
-//! sim --seeds N [--from S] [--threads N]    so many seeds, from S on, until one fails
-//! sim --seed S                              one seed, with its whole trace
+//! sim --seeds N [--from S] [--threads N] [--jobs KIND]    so many seeds, from S on, until one fails
+//! sim --seed S [--jobs KIND]                              one seed, with its whole trace
+//!
+//! KIND is backup, mirror or all; a seed is another world for each.
 //! ```
 
 #![forbid(unsafe_code)]
@@ -25,12 +27,13 @@ use std::{
     time::Instant,
 };
 
-use sim::{Ends, Keep, Report, last_events, run_seed};
+use sim::{Ends, JobKinds, Keep, Report, last_events, run_seed};
 
 /// One seed of so many is run twice, and must do the same both times.
 const TWICE_ONE_IN: u64 = 100;
 
-const USAGE: &str = "usage: sim --seeds N [--from S] [--threads N] | sim --seed S";
+const USAGE: &str =
+    "usage: sim (--seeds N [--from S] [--threads N] | --seed S) [--jobs backup|mirror|all]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -45,7 +48,7 @@ fn main() -> ExitCode {
         print_last("PANIC");
     }));
     match asked.seed {
-        Some(seed) => replay(seed),
+        Some(seed) => replay(seed, asked.jobs),
         None => run_many(&asked),
     }
 }
@@ -56,6 +59,7 @@ struct Asked {
     seeds: u64,
     from: u64,
     threads: usize,
+    jobs: JobKinds,
 }
 
 impl Asked {
@@ -65,10 +69,21 @@ impl Asked {
             seeds: 0,
             from: 0,
             threads: thread::available_parallelism().map_or(1, NonZero::get),
+            jobs: JobKinds::All,
         };
         let mut args = args.iter();
         while let Some(name) = args.next() {
-            let value = args.next()?.parse().ok()?;
+            let value = args.next()?;
+            if name == "--jobs" {
+                asked.jobs = match value.as_str() {
+                    "backup" => JobKinds::Backup,
+                    "mirror" => JobKinds::Mirror,
+                    "all" => JobKinds::All,
+                    _ => return None,
+                };
+                continue;
+            }
+            let value = value.parse().ok()?;
             match name.as_str() {
                 "--seed" => asked.seed = Some(value),
                 "--seeds" => asked.seeds = value,
@@ -81,17 +96,28 @@ impl Asked {
     }
 }
 
+/// What else to say for the same world.
+fn again() -> String {
+    let args: Vec<String> = env::args().collect();
+    let jobs = args.windows(2).find(|pair| pair[0] == "--jobs");
+    let jobs = jobs.filter(|pair| pair[1] != "all");
+    jobs.map_or_else(String::new, |pair| format!(" --jobs {}", pair[1]))
+}
+
 fn print_last(what: &str) {
     let (seed, events) = last_events();
     for event in events {
         eprintln!("{event}");
     }
-    eprintln!("{what} with seed {seed}; again with: cargo xtask sim --seed {seed}");
+    eprintln!(
+        "{what} with seed {seed}; again with: cargo xtask sim --seed {seed}{}",
+        again()
+    );
 }
 
 /// Runs one seed and prints all that happens in it.
-fn replay(seed: u64) -> ExitCode {
-    let report = run_seed(seed, Keep::All);
+fn replay(seed: u64, jobs: JobKinds) -> ExitCode {
+    let report = run_seed(seed, jobs, Keep::All);
     for event in last_events().1 {
         println!("{event}");
     }
@@ -124,6 +150,7 @@ impl Totals {
         self.ends.completed += report.ends.completed;
         self.ends.failed += report.ends.failed;
         self.ends.cancelled += report.ends.cancelled;
+        self.ends.switched += report.ends.switched;
     }
 }
 
@@ -147,7 +174,7 @@ impl Shared {
             if number >= asked.seeds {
                 return;
             }
-            match run_one(asked.from.wrapping_add(number)) {
+            match run_one(asked.from.wrapping_add(number), asked.jobs) {
                 Some(report) => self.totals().add(&report),
                 None => self.has_failed.store(true, Ordering::Relaxed),
             }
@@ -167,13 +194,14 @@ fn run_many(asked: &Asked) -> ExitCode {
     let seconds = began.elapsed().as_secs_f64();
     println!(
         "{} seeds in {seconds:.1} s, {:.1} in a second; {} s of virtual time, {} events, {} requests of guests answered; \
-         jobs: {} completed, {} failed, {} cancelled",
+         jobs: {} completed ({} have switched), {} failed, {} cancelled",
         totals.seeds,
         f64::from(u32::try_from(totals.seeds).unwrap_or(u32::MAX)) / seconds,
         totals.virtual_ns / 1_000_000_000,
         totals.events,
         totals.answered,
         totals.ends.completed,
+        totals.ends.switched,
         totals.ends.failed,
         totals.ends.cancelled,
     );
@@ -181,13 +209,13 @@ fn run_many(asked: &Asked) -> ExitCode {
 }
 
 /// Runs one seed, now and then twice; `None` if something does not hold, which is printed.
-fn run_one(seed: u64) -> Option<Report> {
-    let report = run_seed(seed, Keep::Last);
+fn run_one(seed: u64, jobs: JobKinds) -> Option<Report> {
+    let report = run_seed(seed, jobs, Keep::Last);
     if let Some(violation) = report.violation {
         print_last(&format!("VIOLATION: {violation}"));
         return None;
     }
-    if seed.is_multiple_of(TWICE_ONE_IN) && run_seed(seed, Keep::Last).hash != report.hash {
+    if seed.is_multiple_of(TWICE_ONE_IN) && run_seed(seed, jobs, Keep::Last).hash != report.hash {
         eprintln!("VIOLATION: D12: seed {seed} does not do the same every time");
         return None;
     }

@@ -25,8 +25,9 @@ const DEATHS: [&[Op]; 5] = [
 /// What may happen in one world.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    pub(crate) jobs: JobKinds,
     pub(crate) contexts: usize,
-    pub(crate) sources: usize,
+    pub(crate) lines: usize,
     pub(crate) targets_each: usize,
     pub(crate) guests: usize,
     /// Requests of one guest.
@@ -46,6 +47,18 @@ pub(crate) struct Plan {
     pub(crate) impatient: bool,
     /// Power fails after so many steps.
     pub(crate) power_fails_after: Option<u64>,
+}
+
+/// Which jobs there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JobKinds {
+    /// Backups.
+    Backup,
+    /// Mirrors.
+    Mirror,
+    /// Any.
+    #[default]
+    All,
 }
 
 /// The faults that there are.
@@ -78,13 +91,14 @@ pub(crate) struct VerbKinds {
     pub(crate) cancels: bool,
     pub(crate) drains: bool,
     pub(crate) moves: bool,
+    pub(crate) changes: bool,
     pub(crate) by_hand: bool,
 }
 
 impl Plan {
-    pub(crate) fn draw(chance: &mut Chance) -> Self {
+    pub(crate) fn draw(jobs: JobKinds, chance: &mut Chance) -> Self {
         let contexts = *chance.pick(&[1, 1, 2, 3]);
-        let sources = *chance.pick(&[1, 1, 1, 2, 3]);
+        let lines = *chance.pick(&[1, 1, 1, 2, 3]);
         let mut sometimes = |count| chance.one_in(count);
         let faulty = !sometimes(4);
         let faults = FaultKinds {
@@ -104,11 +118,13 @@ impl Plan {
             cancels: sometimes(3),
             drains: sometimes(3),
             moves: sometimes(3),
+            changes: sometimes(2),
             by_hand: sometimes(3),
         };
         Self {
+            jobs,
             contexts,
-            sources,
+            lines,
             targets_each: *chance.pick(&[1, 1, 2]),
             guests: chance.index(8) + 1,
             requests: chance.scale(10, 150),

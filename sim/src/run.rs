@@ -6,17 +6,18 @@ use std::{
 };
 
 use aio::{AioContext, IoBuf, ManualClock};
-use block::{ByteRange, Graph};
+use block::{Attachment, ByteRange, ChildRole, Graph, Permissions};
 use job::JobRegistry;
 
 use crate::{
     chance::Chance,
+    check::Look,
     disk::{Disk, SimDisk},
     guest,
     history::{Change, History},
     jobs::{Ends, Jobs},
-    plan::Plan,
-    stage::{Source, Stage, Target, Use},
+    plan::{JobKinds, Plan},
+    stage::{Line, Stage, Stored, Use},
     trace::{self, Event, Keep, Violation},
     user,
     world::{Step, World},
@@ -28,6 +29,8 @@ const PLAY_MAX_NS: u64 = 100_000_000_000;
 const END_MAX_NS: u64 = 60_000_000_000;
 /// A minute in which nothing is to happen, in nanoseconds.
 const IDLE_NS: u64 = 60_000_000_000;
+/// Mirrors that say that they are synced are looked at after so many steps.
+const SYNC_CHECK_STEPS: u64 = 300;
 /// Turns in that minute that are few.
 const IDLE_TURNS_MAX: u64 = 200;
 
@@ -50,18 +53,23 @@ pub struct Report {
 
 /// Runs the world of `seed` to its end, or to the first violation.
 #[must_use]
-pub fn run_seed(seed: u64, keep: Keep) -> Report {
+pub fn run_seed(seed: u64, jobs: JobKinds, keep: Keep) -> Report {
     let clock = ManualClock::default();
     trace::begin(seed, &clock, keep);
     let mut chance = Chance::new(seed);
-    let plan = Plan::draw(&mut chance);
+    let plan = Plan::draw(jobs, &mut chance);
     let mut world = World::new(&clock, plan.contexts, plan.lags_one_in, chance.fork());
     let stage = set_up(&mut world, plan, &mut chance);
     for number in 0..stage.plan.guests {
         guest::add(&stage, number, &mut chance);
     }
     stage.spawn(stage.main(), user::act(stage.clone(), chance.fork()));
-    let mut run = Run { world, stage };
+    let mut run = Run {
+        world,
+        stage,
+        chance,
+        steps: 0,
+    };
     run.play();
     let ended = trace::end();
     let report = Report {
@@ -79,42 +87,42 @@ pub fn run_seed(seed: u64, keep: Keep) -> Report {
 fn set_up(world: &mut World, plan: Plan, chance: &mut Chance) -> Rc<Stage> {
     let contexts = world.contexts();
     let (graph, registry) = (Graph::new(), JobRegistry::new(contexts[0].handle().clone()));
-    let (mut sources, mut targets, mut disks) = (Vec::new(), Vec::new(), 0);
-    for source in 0..plan.sources {
+    let (mut lines, mut disks) = (Vec::new(), Vec::new());
+    for line in 0..plan.lines {
         let len_bytes = Plan::draw_len(chance);
-        let mut add = |name: String, is_faulty: bool, chance: &mut Chance| {
+        for number in 0..=plan.targets_each {
             let options = Plan::draw_disk(len_bytes, chance);
-            let disk = Disk::new(disks, options, &world.clock, chance.fork());
-            disks += 1;
+            let disk = Disk::new(disks.len(), options, &world.clock, chance.fork());
             let faults = plan.draw_faults(len_bytes, chance);
+            let (name, use_, is_faulty) = match number {
+                0 => (format!("disk{line}"), Use::Guests, plan.faults.at_sources),
+                number => {
+                    let name = format!("target{line}-{number}");
+                    (name, Use::Fresh, plan.faults.at_targets)
+                }
+            };
             let may_fail = is_faulty && faults.can_fail();
             if is_faulty {
                 disk.set_faults(faults);
             }
             world.add(&disk);
             let node = graph.add_node(Some(&name), SimDisk(disk.clone()));
-            let node = node.expect("the names differ");
-            (node, disk, Cell::new(may_fail))
-        };
-        let at_sources = plan.faults.at_sources;
-        let (node, disk, may_fail) = add(format!("disk{source}"), at_sources, chance);
-        for number in 0..plan.targets_each {
-            let name = format!("target{source}-{number}");
-            let (node, disk, may_fail) = add(name, plan.faults.at_targets, chance);
-            targets.push(Target {
-                node,
+            disks.push(Stored {
+                node: node.expect("the names differ"),
                 disk,
-                source,
-                use_: RefCell::new(Use::Fresh),
+                line,
+                use_: RefCell::new(use_),
                 may_fail,
             });
         }
-        let history = RefCell::new(fill(&disk, len_bytes, chance));
-        sources.push(Source {
-            node,
-            disk,
-            history,
-            may_fail,
+        let at = disks.len() - 1 - plan.targets_each;
+        let permissions = Attachment::new("probe", ChildRole::Primary, Permissions::IDLE);
+        let probe = graph.attach(&disks[at].node, permissions);
+        lines.push(Line {
+            history: RefCell::new(fill(&disks[at].disk, len_bytes, chance)),
+            at: Cell::new(at),
+            may_fail: Cell::new(disks[at].may_fail),
+            probe: probe.expect("it asks for nothing"),
         });
     }
     let jobs = Jobs::new(&registry);
@@ -125,8 +133,8 @@ fn set_up(world: &mut World, plan: Plan, chance: &mut Chance) -> Rc<Stage> {
         graph,
         registry,
         jobs,
-        sources,
-        targets,
+        lines,
+        disks,
         ticks: Cell::new(10),
         is_closing: Cell::new(false),
         busy: Cell::new(0),
@@ -153,6 +161,8 @@ fn fill(disk: &Disk, len_bytes: u64, chance: &mut Chance) -> History {
 struct Run {
     world: World,
     stage: Rc<Stage>,
+    chance: Chance,
+    steps: u64,
 }
 
 impl Run {
@@ -188,11 +198,17 @@ impl Run {
             if holds() {
                 return true;
             }
+            let before = self.stage.tick();
             if self.world.clock.now_ns() > end_ns || self.world.step() == Step::Still {
                 return false;
             }
+            // In this order: a switch is seen before the job tells that it has completed.
+            self.stage.check_now(before);
             self.stage.hear();
-            self.stage.check_now();
+            self.steps += 1;
+            if self.steps.is_multiple_of(SYNC_CHECK_STEPS) {
+                self.stage.check_synced();
+            }
         }
     }
 
@@ -201,13 +217,14 @@ impl Run {
             what: "power fails",
         });
         let now = self.stage.ticks.get();
-        for source in &self.stage.sources {
-            let left = source.disk.after_power_loss();
-            if let Err(text) = source.history.borrow().check_left(&left, now) {
-                trace::violated("D8", format!("{}: {text}", source.node.name()));
+        for (number, line) in self.stage.lines.iter().enumerate() {
+            let stored = self.stage.disk_of(number);
+            let left = stored.disk.after_power_loss();
+            if let Err(text) = line.history.borrow().check_left(&left, now) {
+                trace::violated("D8", format!("{}: {text}", stored.node.name()));
             }
         }
-        self.stage.check_targets(Disk::after_power_loss);
+        self.stage.check_targets(Look::AfterPowerLoss);
     }
 
     /// Faults stop, and everything that is under way is to end.
@@ -218,11 +235,11 @@ impl Run {
         let stage = self.stage.clone();
         stage.is_closing.set(true);
         self.world.stop_lagging();
-        let disks = stage.sources.iter().map(|source| &source.disk);
-        for disk in disks.chain(stage.targets.iter().map(|target| &target.disk)) {
-            disk.heal();
+        for stored in &stage.disks {
+            stored.disk.heal();
         }
-        stage.spawn(stage.main(), user::close(stage.clone()));
+        let closing = user::close(stage.clone(), self.chance.fork());
+        stage.spawn(stage.main(), closing);
         let busy = stage.clone();
         if !self.until(END_MAX_NS, || busy.busy.get() == 0) && !trace::is_violated() {
             let jobs: Vec<_> = stage
@@ -260,15 +277,15 @@ impl Run {
             let text = format!("{turns} turns in a minute in which nothing happens");
             trace::violated("D7", text);
         }
-        for source in 0..stage.sources.len() {
-            let reading = read_all(stage.clone(), source);
+        for line in 0..stage.lines.len() {
+            let reading = read_all(stage.clone(), line);
             stage.spawn(stage.main(), reading);
         }
         let busy = stage.clone();
         if !self.until(END_MAX_NS, || busy.busy.get() == 0) && !trace::is_violated() {
             trace::violated("D7", "the last look at the disks does not end");
         }
-        stage.check_targets(Disk::content);
+        stage.check_targets(Look::Now);
         self.check_leaks();
     }
 
@@ -294,27 +311,27 @@ impl Run {
 
 /// Reads a whole disk when everything has ended, and makes it stable.
 async fn read_all(stage: Rc<Stage>, number: usize) {
-    let source = &stage.sources[number];
-    let edge = stage.attach(&source.node);
+    let line = &stage.lines[number];
+    let (edge, disk) = (stage.attach(number), &stage.disk_of(number).disk);
     let cx: AioContext = stage.main().clone();
-    let len = source.disk.content().len();
     let began = stage.tick();
-    let (buf, result) = edge.read(&cx, 0, IoBuf::heap(len)).await;
+    let buf = IoBuf::heap(disk.content().len());
+    let (buf, result) = edge.read(&cx, 0, buf).await;
     if let Err(error) = result {
         trace::violated("D1", format!("a healed disk cannot be read: {error}"));
         return;
     }
     let times = (began, stage.tick());
-    let checked = source.history.borrow_mut().check_read((0, &buf), times);
+    let checked = line.history.borrow_mut().check_read((0, &buf), times);
     if let Err(text) = checked {
         trace::violated("D1", format!("at the end: {text}"));
     }
     let began = stage.tick();
     if edge.flush(&cx).await.is_ok() {
         let now = stage.tick();
-        let mut history = source.history.borrow_mut();
+        let mut history = line.history.borrow_mut();
         history.flushed(began, now);
-        if let Err(text) = history.check_left(&source.disk.durable(), now) {
+        if let Err(text) = history.check_left(&disk.durable(), now) {
             trace::violated("D8", format!("at the end: {text}"));
         }
     }

@@ -17,35 +17,41 @@ use crate::{
     plan::Plan,
 };
 
-/// A disk that guests use.
-pub(crate) struct Source {
-    pub(crate) node: Node,
-    pub(crate) disk: Arc<Disk>,
+/// What guests take for one disk, whichever disk their bytes are on.
+pub(crate) struct Line {
     pub(crate) history: RefCell<History>,
+    /// Where the bytes are: its place among the disks. A mirror that completes changes that.
+    pub(crate) at: Cell<usize>,
     /// Errors have a cause: this disk fails, or guests give way to a backup.
     pub(crate) may_fail: Cell<bool>,
+    /// Goes where the edges of guests go.
+    pub(crate) probe: Child,
 }
 
-/// A disk that jobs write.
-pub(crate) struct Target {
+/// A disk that a line is on, or may be copied to.
+pub(crate) struct Stored {
     pub(crate) node: Node,
     pub(crate) disk: Arc<Disk>,
-    pub(crate) source: usize,
+    pub(crate) line: usize,
     pub(crate) use_: RefCell<Use>,
-    pub(crate) may_fail: Cell<bool>,
+    pub(crate) may_fail: bool,
 }
 
-/// What a target is used for.
+/// What a disk is used for.
 #[derive(Clone, Debug)]
 pub(crate) enum Use {
+    /// Guests have it.
+    Guests,
     /// Nothing was ever written there.
     Fresh,
     /// The job with this number has it.
     Taken(usize),
     /// A job has ended, without anything to rely on.
     Free,
-    /// A job has completed, and left this.
+    /// A job has completed, and left this, stable.
     Complete(Rc<[u8]>),
+    /// Guests have left it like this.
+    Left(Rc<[u8]>),
 }
 
 /// The state of a world, apart from whose turn it is.
@@ -57,8 +63,8 @@ pub(crate) struct Stage {
     pub(crate) graph: Graph,
     pub(crate) registry: JobRegistry,
     pub(crate) jobs: Jobs,
-    pub(crate) sources: Vec<Source>,
-    pub(crate) targets: Vec<Target>,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) disks: Vec<Stored>,
     pub(crate) ticks: Cell<Tick>,
     /// Nothing new is begun any more.
     pub(crate) is_closing: Cell<bool>,
@@ -80,11 +86,27 @@ impl Stage {
         &self.contexts[0]
     }
 
-    /// A new user of whatever users of the source see now.
-    pub(crate) fn attach(&self, above: &Node) -> Child {
+    /// The disk that a line is on.
+    pub(crate) fn disk_of(&self, line: usize) -> &Stored {
+        &self.disks[self.lines[line].at.get()]
+    }
+
+    /// The disk that the guests of a line really reach now, through whatever filters.
+    pub(crate) fn base_of(&self, line: usize) -> Option<usize> {
+        let mut node = self.lines[line].probe.node();
+        while let Some(below) = self.graph.filtered_child(&node) {
+            node = below;
+        }
+        self.disks.iter().position(|stored| stored.node == node)
+    }
+
+    /// A new user of what the guests of a line see.
+    pub(crate) fn attach(&self, line: usize) -> Child {
         let permissions = Permissions::uses(&[Permission::ConsistentRead, Permission::Write]);
         let attachment = Attachment::new("guest", ChildRole::Primary, permissions);
-        let attached = self.graph.attach(above, attachment);
+        let attached = self
+            .graph
+            .attach(&self.lines[line].probe.node(), attachment);
         attached.expect("a node takes any number of guests")
     }
 

@@ -2,15 +2,14 @@
 
 use std::rc::Rc;
 
-use block::{Node, copy::TargetContent, nodes::copy_before_write::OnCbwError};
-use blockjob::OnError;
-use drivers::backup::{Backup, BackupOptions};
-use job::{CancelMode, Job, JobStatus, Trigger};
+use block::{Node, mirror::CopyMode};
+use job::{CancelMode, Job, JobError, JobStatus};
 
 use crate::{
     chance::Chance,
-    jobs::Track,
-    stage::{Stage, Use},
+    jobs::{Kind, Track},
+    stage::Stage,
+    start,
     trace::{self, Event},
 };
 
@@ -29,7 +28,7 @@ pub(crate) async fn act(stage: Rc<Stage>, mut chance: Chance) {
         }
         let jobs = stage.registry.list();
         if jobs.is_empty() || chance.one_in(4) {
-            start(&stage, number, &mut chance);
+            start::start(&stage, number, &mut chance);
         } else {
             use_verb(&stage, chance.pick(&jobs), &mut chance);
         }
@@ -42,7 +41,7 @@ pub(crate) async fn act(stage: Rc<Stage>, mut chance: Chance) {
     }
 }
 
-fn told(what: String) {
+pub(crate) fn told(what: String) {
     trace::note(Event::User { what });
 }
 
@@ -99,19 +98,20 @@ fn use_verb(stage: &Rc<Stage>, job: &Job, chance: &mut Chance) {
     let mut tracks = stage.jobs.tracks.borrow_mut();
     let id = job.id().unwrap_or_default().to_owned();
     let track = tracks.iter_mut().rev().find(|track| track.id == id);
-    let (verb, done) = match chance.below(12) {
+    let track = track.expect("all jobs are tracked");
+    let (verb, done) = match chance.below(16) {
         0..3 if verbs.pauses => ("pause", job.pause()),
         3..6 if verbs.pauses => ("resume", job.resume()),
         6..8 if verbs.speeds => {
             let speed = *chance.pick(&[0, 1 << 16, 1 << 20, 1 << 24]);
-            let backup = track.and_then(|track| track.backup.clone());
-            let done = backup.map_or(Ok(()), |backup| backup.set_speed(speed));
-            ("set-speed", done)
+            ("set-speed", track.set_speed(speed))
         }
-        8 if verbs.cancels => ("cancel", job.cancel(CancelMode::Soft)),
+        8 if verbs.cancels => ("cancel", soft_cancel(stage, job, track)),
         9 if verbs.cancels => ("cancel by force", force_cancel(stage, job, track)),
         10 => ("finalize", job.finalize()),
         11 => ("dismiss", job.dismiss()),
+        12..14 => ("complete", complete(job, track)),
+        14.. if verbs.changes => ("change", change(track, chance)),
         _ => return,
     };
     drop(tracks);
@@ -119,132 +119,46 @@ fn use_verb(stage: &Rc<Stage>, job: &Job, chance: &mut Chance) {
     told(format!("{verb} {id}: {how}"));
 }
 
-fn force_cancel(stage: &Stage, job: &Job, track: Option<&mut Track>) -> Result<(), job::JobError> {
+fn soft_cancel(stage: &Stage, job: &Job, track: &mut Track) -> Result<(), JobError> {
+    let asked = stage.tick();
+    let done = job.cancel(CancelMode::Soft);
+    if let (Ok(()), Kind::Mirror(mirror)) = (&done, &mut track.kind) {
+        mirror.asked_to_stop.get_or_insert(asked);
+    }
+    done
+}
+
+fn complete(job: &Job, track: &mut Track) -> Result<(), JobError> {
+    let done = job.complete();
+    if let (Ok(()), Kind::Mirror(mirror)) = (&done, &mut track.kind) {
+        mirror.is_to_switch = true;
+    }
+    done
+}
+
+fn change(track: &Track, chance: &mut Chance) -> Result<(), JobError> {
+    let mode = *chance.pick(&CopyMode::ALL);
+    match &track.kind {
+        Kind::Mirror(mirror) => {
+            let mirror = mirror.mirror.as_ref();
+            mirror.map_or(Ok(()), |mirror| mirror.set_copy_mode(mode))
+        }
+        Kind::Backup(_) => Ok(()),
+    }
+}
+
+fn force_cancel(stage: &Stage, job: &Job, track: &mut Track) -> Result<(), JobError> {
     let done = job.cancel(CancelMode::Force);
     // A drained section may hold the job up, however long it takes.
-    if let (Ok(()), Some(track), false) = (&done, track, stage.plan.verbs.drains) {
+    if done.is_ok() && !stage.plan.verbs.drains {
         let now_ns = stage.clock.now_ns();
         track.force_cancelled_ns.get_or_insert(now_ns);
     }
     done
 }
 
-/// Starts a backup, if there is a target for it.
-fn start(stage: &Rc<Stage>, number: u64, chance: &mut Chance) {
-    let free = |at: &usize| match &*stage.targets[*at].use_.borrow() {
-        Use::Fresh | Use::Free | Use::Complete(_) => true,
-        Use::Taken(_) => false,
-    };
-    let free: Vec<usize> = (0..stage.targets.len()).filter(free).collect();
-    if free.is_empty() {
-        return;
-    }
-    let target = *chance.pick(&free);
-    let source = stage.targets[target].source;
-    let options = draw_options(stage, (source, target), number, chance);
-    told(format!("start {options:?}"));
-    if options.on_cbw_error == OnCbwError::BreakGuestWrite {
-        let fails = stage.targets[target].may_fail.get() || options.cbw_timeout_ns.is_some();
-        let may_fail = &stage.sources[source].may_fail;
-        may_fail.set(may_fail.get() || fails);
-    }
-    let has_cause = stage.sources[source].may_fail.get() || stage.targets[target].may_fail.get();
-    stage.check_targets(|disk| disk.content());
-    let mut tracks = stage.jobs.tracks.borrow_mut();
-    let number = tracks.len();
-    *stage.targets[target].use_.borrow_mut() = Use::Taken(number);
-    tracks.push(Track {
-        id: options.job_id.clone(),
-        number,
-        source,
-        target,
-        called: stage.tick(),
-        returned: None,
-        backup: None,
-        status: None,
-        has_ended: false,
-        may_fail: has_cause || options.cbw_timeout_ns.is_some(),
-        force_cancelled_ns: None,
-    });
-    drop(tracks);
-    let context = chance.pick(&stage.contexts).handle().clone();
-    let patience_ns = chance.one_in(10).then(|| chance.scale(1_000, 10_000_000));
-    let held = stage.clone();
-    stage.spawn(stage.main(), async move {
-        let nodes = (&held.sources[source].node, &held.targets[target].node);
-        let id = options.job_id.clone();
-        let world = (&held.graph, &held.registry);
-        let starting = Backup::start(world, &context, nodes, options);
-        let started = match patience_ns {
-            None => Some(starting.await),
-            Some(ns) => held.main().timeout_ns(ns, starting).await.ok(),
-        };
-        let returned = held.tick();
-        let how = match &started {
-            Some(Ok(_)) => "started".to_owned(),
-            Some(Err(error)) => format!("refused: {error:?}"),
-            None => "given up".to_owned(),
-        };
-        told(format!("{id} is {how}"));
-        let mut tracks = held.jobs.tracks.borrow_mut();
-        let track = &mut tracks[number];
-        match started {
-            Some(Ok(backup)) => {
-                track.returned = Some(returned);
-                track.backup = Some(backup);
-            }
-            Some(Err(_)) | None => held.release(track),
-        }
-    });
-}
-
-fn draw_options(
-    stage: &Stage,
-    (source, target): (usize, usize),
-    number: u64,
-    chance: &mut Chance,
-) -> BackupOptions {
-    let policies = [
-        OnError::Report,
-        OnError::Report,
-        OnError::Ignore,
-        OnError::Stop,
-        OnError::Enospc,
-        OnError::Auto,
-    ];
-    let is_fresh = matches!(*stage.targets[target].use_.borrow(), Use::Fresh);
-    let verbs = stage.plan.verbs;
-    let mut by_hand = || match verbs.by_hand && chance.one_in(2) {
-        true => Trigger::Manual,
-        false => Trigger::Auto,
-    };
-    let (finalize, dismiss) = (by_hand(), by_hand());
-    BackupOptions {
-        speed_bytes_per_s: match verbs.speeds && chance.one_in(2) {
-            true => chance.scale(1 << 16, 1 << 26),
-            false => 0,
-        },
-        on_source_error: *chance.pick(&policies),
-        on_target_error: *chance.pick(&policies),
-        on_cbw_error: match chance.one_in(4) {
-            true => OnCbwError::BreakGuestWrite,
-            false => OnCbwError::BreakSnapshot,
-        },
-        cbw_timeout_ns: chance
-            .one_in(6)
-            .then(|| chance.scale(100_000, 1_000_000_000)),
-        target_content: match is_fresh && chance.one_in(2) {
-            true => TargetContent::Zero,
-            false => TargetContent::Unknown,
-        },
-        finalize,
-        dismiss,
-        ..BackupOptions::new(format!("b{number}-of-{source}"))
-    }
-}
-
 /// Brings every job to its end, and ends then. Faults are over.
-pub(crate) async fn close(stage: Rc<Stage>) {
+pub(crate) async fn close(stage: Rc<Stage>, mut chance: Chance) {
     let began_ns = stage.clock.now_ns();
     loop {
         let jobs = stage.registry.list();
@@ -252,35 +166,31 @@ pub(crate) async fn close(stage: Rc<Stage>) {
             return;
         }
         for job in jobs {
-            finish(&stage, &job, began_ns);
+            finish(&stage, &job, began_ns, &mut chance);
         }
         stage.main().sleep_ns(LOOK_NS).await;
     }
 }
 
-fn finish(stage: &Stage, job: &Job, began_ns: u64) {
+fn finish(stage: &Stage, job: &Job, began_ns: u64, chance: &mut Chance) {
     let id = job.id().unwrap_or_default().to_owned();
-    let tracks = stage.jobs.tracks.borrow();
-    let track = tracks.iter().rev().find(|track| track.id == id);
+    let mut tracks = stage.jobs.tracks.borrow_mut();
+    let track = tracks.iter_mut().rev().find(|track| track.id == id);
     let track = track.expect("all jobs are tracked");
-    if let Some(backup) = &track.backup {
-        // Refused when the job is done copying.
-        let set = backup.set_speed(0);
-        trace::mix(set.is_ok());
-    }
-    let is_broken = stage.targets[track.target].disk.is_broken();
+    // Refused when the job is done copying.
+    let is_set = track.set_speed(0).is_ok();
+    let is_broken = stage.disks[track.target].disk.is_broken();
     let is_late = stage.clock.now_ns() > began_ns + PATIENCE_NS;
-    if is_broken && is_late && !job.is_cancelled() {
-        told(format!("cancel {id}, whose target is broken"));
-        let done = job.cancel(CancelMode::Force);
-        trace::mix(done.is_ok());
-        return;
-    }
     let done = match job.status() {
+        _ if is_broken && is_late && !job.is_cancelled() => {
+            told(format!("cancel {id}, whose target is broken"));
+            job.cancel(CancelMode::Force)
+        }
         JobStatus::Pending => job.finalize(),
         JobStatus::Concluded => job.dismiss(),
-        JobStatus::Ready => job.complete(),
+        JobStatus::Ready if chance.one_in(4) => soft_cancel(stage, job, track),
+        JobStatus::Ready => complete(job, track),
         _ => job.resume(),
     };
-    trace::mix(done.is_ok());
+    trace::mix((is_set, done.is_ok()));
 }

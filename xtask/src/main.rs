@@ -45,9 +45,11 @@ usage: cargo xtask <task>
   endure [--seconds N] [--seed S]
                   have random jobs copy disks that four guests write, for so long, an hour unless told
                   otherwise: files and loop devices on ext4, XFS and btrfs (as root), files as they are
-  sim [--seeds N] [--from S] [--threads N] | sim --seed S
+  sim [--seeds N] [--from S] [--threads N] [--jobs backup|mirror|all] | sim --seed S [--jobs ..]
                   run jobs, guests and failing disks in so many simulated worlds, 2000 unless told
                   otherwise, or one world again with everything that happens in it
+  sim --mutants [NAME] [--seeds N] [--from S]
+                  run it on copies of the product with a mistake each, all of which it must find
   ci              exactly what CI runs, in its order";
 
 fn main() -> ExitCode {
