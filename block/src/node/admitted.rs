@@ -114,7 +114,8 @@ impl Admitted {
                 write_or_zero(node, cx, range, buf, flags).await
             }
             Ok((_passage, _)) => {
-                let written = align::rewrite(node, cx, range, Content::Bytes(&buf), flags).await;
+                let rewriting = align::rewrite(node, cx, range, Content::Bytes(&buf), flags);
+                let written = Box::pin(rewriting).await;
                 (buf, written.map(|()| Way::Bounced))
             }
         };
@@ -138,8 +139,26 @@ impl Admitted {
         flags: RequestFlags,
     ) -> Result<(Passage<'_>, Limits), BlockError> {
         let node = self.node();
+        if let Some(passage) = node.changing().try_pass().filter(|_| !flags.serialising) {
+            let limits = node.limits();
+            if align::is_aligned(&limits, range) {
+                node.check(&limits, Some(range))?;
+                return Ok((passage, limits));
+            }
+        }
+        // Boxed, to keep small what every write pays for.
+        Box::pin(self.slow_passage(range, flags)).await
+    }
+
+    async fn slow_passage(
+        &self,
+        range: ByteRange,
+        flags: RequestFlags,
+    ) -> Result<(Passage<'_>, Limits), BlockError> {
+        let node = self.node();
         let mut limits = node.limits();
         loop {
+            node.check(&limits, Some(range))?;
             let passage = if align::is_aligned(&limits, range) && !flags.serialising {
                 node.changing().pass(range).await
             } else {
@@ -150,7 +169,6 @@ impl Admitted {
             if now == limits {
                 return Ok((passage, now));
             }
-            node.check(&now, Some(range))?;
             limits = now;
         }
     }
@@ -209,13 +227,13 @@ impl Admitted {
         }
         let middle = align::inner(&limits, range);
         if middle.is_empty() {
-            return align::rewrite(node, cx, range, Content::Zeroes, flags).await;
+            return Box::pin(align::rewrite(node, cx, range, Content::Zeroes, flags)).await;
         }
         zero_aligned(node, cx, middle, flags).await?;
         let head = ByteRange::between(range.start(), middle.start());
         let tail = ByteRange::between(middle.end(), range.end());
         for edge in [head, tail] {
-            align::rewrite(node, cx, edge, Content::Zeroes, flags).await?;
+            Box::pin(align::rewrite(node, cx, edge, Content::Zeroes, flags)).await?;
         }
         Ok(())
     }
@@ -338,7 +356,7 @@ async fn write_or_zero(
             no_fallback: true,
             ..flags
         };
-        match zero_aligned(node, cx, range, zeroes).await {
+        match Box::pin(zero_aligned(node, cx, range, zeroes)).await {
             Err(error) if error.kind() == ErrorKind::Unsupported => {}
             result => return (buf, result.map(|()| Way::Direct)),
         }
@@ -356,7 +374,7 @@ async fn zero_aligned(
     flags.may_unmap &= node.options().may_unmap();
     match node.driver().write_zeroes(cx, range, flags).await {
         Err(error) if error.kind() == ErrorKind::Unsupported && !flags.no_fallback => {
-            align::rewrite(node, cx, range, Content::Zeroes, flags).await
+            Box::pin(align::rewrite(node, cx, range, Content::Zeroes, flags)).await
         }
         result => result,
     }
