@@ -50,8 +50,6 @@ const WINDOW_SHARED_MAX: u32 = 2;
 const GUEST_GONE_NS: u64 = 100_000_000;
 /// Into so many requests a share of the device is divided, if they do not get too small: a disk works on several.
 const SHARE_REQUESTS: u64 = 4;
-/// Longest rest between two requests, in nanoseconds.
-const REST_MAX_NS: u64 = 50_000_000;
 
 /// What a user bounds of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +75,7 @@ impl Default for PaceLimits {
     }
 }
 
-/// Decides how many requests are in flight, how large they are, and how long to rest between them.
+/// Decides how many requests are in flight, and how large they are.
 #[derive(Debug)]
 pub(crate) struct Pace {
     limits: PaceLimits,
@@ -97,7 +95,6 @@ pub(crate) struct Pace {
     chunk_bytes: u64,
     guest: Guest,
     budget: Option<Budget>,
-    rest_until_ns: u64,
 }
 
 #[derive(Debug, Default)]
@@ -143,7 +140,6 @@ impl Pace {
             chunk_bytes: 0,
             guest: Guest::default(),
             budget: limits.guest_latency_ns.map(Budget::new),
-            rest_until_ns: 0,
         }
     }
 
@@ -195,14 +191,11 @@ impl Pace {
         plan.bounded(&self.limits)
     }
 
-    /// How long nothing may be started, in nanoseconds, although the window has room or is closed; zero if there
-    /// is nothing to wait for but a request.
+    /// When to ask again while the window is closed and nothing in flight, in nanoseconds from `now_ns`; zero if it is
+    /// a request that is waited for.
     pub(crate) fn rest_ns(&self, now_ns: u64) -> u64 {
-        let closed_ns = self
-            .budget
-            .as_ref()
-            .map_or(0, |budget| budget.wait_ns(now_ns));
-        closed_ns.max(self.rest_until_ns.saturating_sub(now_ns))
+        let budget = self.budget.as_ref();
+        budget.map_or(0, |budget| budget.wait_ns(now_ns))
     }
 
     /// What the copy has added lately to the 99th percentile of guest writes, in nanoseconds, if that is measured.
@@ -212,7 +205,6 @@ impl Pace {
 
     /// Learns from a request of `len_bytes` that took `took_ns` to read and write.
     pub(crate) fn learn(&mut self, len_bytes: u64, took_ns: u64, now_ns: u64) {
-        self.rest_after(len_bytes, took_ns, now_ns);
         let Plan {
             window,
             chunk_bytes,
@@ -242,17 +234,6 @@ impl Pace {
         match self.probing.take() {
             Some(before) => self.window = before,
             None => self.decide(window, mean_ns, base_ns),
-        }
-    }
-
-    /// Where not even one request may be in flight all the time, it rests after each.
-    fn rest_after(&mut self, len_bytes: u64, took_ns: u64, now_ns: u64) {
-        let share_bytes = self.budget.as_ref().map_or(u64::MAX, Budget::share_bytes);
-        if len_bytes > share_bytes {
-            let over = u128::from(len_bytes - share_bytes) * u128::from(took_ns);
-            let rest_ns = u64::try_from(over / u128::from(share_bytes.max(1)));
-            let rest_ns = rest_ns.unwrap_or(u64::MAX).min(REST_MAX_NS);
-            self.rest_until_ns = now_ns.saturating_add(rest_ns);
         }
     }
 

@@ -8,18 +8,16 @@
 //! grows by how far most of them stayed below. Where the two are equal, less than one in a hundred is over, however
 //! unevenly they come; and near the limit the share grows so slowly that it hardly goes beyond.
 //!
-//! A share of less than one request means that there is one only part of the time. It never goes below
-//! [`SHARE_MIN_BYTES`]: a copy that starved would serve nobody, so a budget that cannot be kept is
-//! told as missed.
+//! There is always one small request: a copy that starved would serve nobody, and to have it rest between
+//! requests would not help, since a hundredth of the guest's writes meet one soon. So a budget that cannot be kept
+//! with it is told as missed.
 
 use std::collections::VecDeque;
 
 use block::LatencyHistogram;
 
-/// Smallest request while a guest is made way for, in bytes.
+/// Smallest request while a guest is made way for, in bytes, and the least share.
 pub(super) const REQUEST_MIN_BYTES: u64 = 64 << 10;
-/// Least share: one small request a sixteenth of the time.
-pub(super) const SHARE_MIN_BYTES: u64 = REQUEST_MIN_BYTES / 16;
 /// Greatest share: what is in flight when nobody is made way for.
 const SHARE_MAX_BYTES: u64 = 16 << 20;
 /// Share at first: little enough for any guest, and soon more.
@@ -43,7 +41,7 @@ const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 /// The 99th percentile, per mille.
 const P99: u32 = 990;
 /// Looks that the baseline is taken from.
-const LOOKS: usize = 8;
+const LOOKS: usize = 16;
 /// Stretches that are told about.
 const STRETCHES_TOLD: usize = 20;
 
@@ -118,7 +116,7 @@ impl Budget {
         !matches!(self.phase, Phase::Open(_))
     }
 
-    /// Bytes that may be in flight; less than a request is that part of the time.
+    /// Bytes that may be in flight.
     pub(super) fn share_bytes(&self) -> u64 {
         self.share_bytes
     }
@@ -195,7 +193,7 @@ impl Budget {
     fn is_time_to_look(&self, now_ns: u64) -> bool {
         let (looked_ns, share_then_bytes) = self.looked;
         let since_ns = now_ns.saturating_sub(looked_ns);
-        let is_much_less = self.share_bytes <= share_then_bytes.max(2 * SHARE_MIN_BYTES) / 2;
+        let is_much_less = self.share_bytes <= share_then_bytes.max(2 * REQUEST_MIN_BYTES) / 2;
         since_ns >= LOOK_EVERY_NS || (is_much_less && since_ns >= LOOK_AGAIN_NS)
     }
 
@@ -204,26 +202,44 @@ impl Budget {
         // More than twice what is wanted would only be in the way when it has to shrink.
         let most = wanted_bytes.saturating_mul(2);
         let most = most.clamp(REQUEST_MIN_BYTES, SHARE_MAX_BYTES);
-        let (grows_ppm, shrinks_ppm) = match (seen.quantile_ns(P99), self.looks.p99_ns()) {
-            (Some(p99_ns), Some(baseline_ns)) => {
-                let limit_ns = baseline_ns.saturating_add(self.added_max_ns);
-                // All of the growth as long as half of the budget is left.
-                let room_ns = limit_ns.saturating_sub(p99_ns).saturating_mul(2);
-                let room_ppm = room_ns.saturating_mul(MILLION) / self.added_max_ns.max(1);
-                let over_ppm = seen.count_above(limit_ns) * MILLION / seen.count().max(1);
-                (
-                    room_ppm.min(MILLION) * GROWTH_MAX_PPM / MILLION,
-                    (over_ppm * SHRINK_PER_OVER).min(SHRINK_MAX_PPM),
-                )
-            }
+        let p99_ns = seen.quantile_ns(P99);
+        self.stretches.push(seen);
+        let (grows_ppm, shrinks_ppm) = match (p99_ns, self.looks.p99_ns()) {
+            (Some(p99_ns), Some(baseline_ns)) => self.verdict(p99_ns, baseline_ns),
             // Nobody writes, or nobody wrote when we looked.
             _ => (GROWTH_MAX_PPM, 0),
         };
         let share = self.share_bytes * (MILLION + grows_ppm - shrinks_ppm) / MILLION;
         // Rounding must not stop it from growing.
         let rounded = u64::from(grows_ppm > shrinks_ppm);
-        self.share_bytes = (share + rounded).min(most).max(SHARE_MIN_BYTES);
-        self.stretches.push(seen);
+        self.share_bytes = (share + rounded).min(most).max(REQUEST_MIN_BYTES);
+    }
+
+    /// By how many millionths the share grows and shrinks after the last stretch.
+    fn verdict(&self, p99_ns: u64, baseline_ns: u64) -> (u64, u64) {
+        let limit_ns = baseline_ns.saturating_add(self.added_max_ns);
+        // All of the growth as long as half of the budget is left.
+        let grows_ppm = |p99_ns: u64| {
+            let room_ns = limit_ns.saturating_sub(p99_ns).saturating_mul(2);
+            let room_ppm = room_ns.saturating_mul(MILLION) / self.added_max_ns.max(1);
+            room_ppm.min(MILLION) * GROWTH_MAX_PPM / MILLION
+        };
+        if self
+            .added_ns()
+            .is_some_and(|ns| ns <= self.added_max_ns / 2)
+        {
+            // One bad stretch among many is somebody else's, and ours show in all of them soon.
+            return (grows_ppm(p99_ns).max(GROWTH_MAX_PPM / 2), 0);
+        }
+        // As many as are over it without us are not our doing.
+        let usual_ppm = self.looks.over_ppm(limit_ns);
+        let over_ppm = self
+            .stretches
+            .last()
+            .map_or(0, |seen| over_ppm(seen, limit_ns));
+        let fewer_ppm = usual_ppm.saturating_sub(over_ppm) * SHRINK_PER_OVER;
+        let more_ppm = over_ppm.saturating_sub(usual_ppm) * SHRINK_PER_OVER;
+        (grows_ppm(p99_ns) + fewer_ppm, more_ppm.min(SHRINK_MAX_PPM))
     }
 }
 
@@ -255,11 +271,28 @@ impl Recent {
         self.seen.push_back(seen);
     }
 
+    fn last(&self) -> Option<&LatencyHistogram> {
+        self.seen.back()
+    }
+
     fn p99_ns(&self) -> Option<u64> {
+        self.all().quantile_ns(P99)
+    }
+
+    fn over_ppm(&self, limit_ns: u64) -> u64 {
+        over_ppm(&self.all(), limit_ns)
+    }
+
+    fn all(&self) -> LatencyHistogram {
         let mut all = LatencyHistogram::default();
         self.seen.iter().for_each(|seen| all.add(seen));
-        all.quantile_ns(P99)
+        all
     }
+}
+
+/// How many of a million requests took longer.
+fn over_ppm(seen: &LatencyHistogram, limit_ns: u64) -> u64 {
+    seen.count_above(limit_ns) * MILLION / seen.count().max(1)
 }
 
 impl Stretch {

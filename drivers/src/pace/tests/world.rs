@@ -36,10 +36,13 @@ enum Event {
 
 pub(super) struct World {
     pub(super) device: Device,
+    /// For how long it stands still now and then, whoever uses it, in nanoseconds.
+    pub(super) stall_ns: u64,
     pub(super) pace: Pace,
     pub(super) now_ns: u64,
     copies: bool,
     free_at_ns: u64,
+    stall_at_ns: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     events_ever: u64,
     in_flight: u32,
@@ -62,10 +65,12 @@ impl World {
         };
         let mut world = Self {
             device,
+            stall_ns: 0,
             pace: Pace::new(limits),
             now_ns: 0,
             copies: true,
             free_at_ns: 0,
+            stall_at_ns: 0,
             events: BinaryHeap::new(),
             events_ever: 0,
             in_flight: 0,
@@ -214,6 +219,10 @@ impl World {
         takes_ns = takes_ns * (170 + self.random() % 170) / 256;
         if self.random().is_multiple_of(500) {
             takes_ns *= 3;
+        }
+        if self.now_ns >= self.stall_at_ns {
+            self.stall_at_ns = self.now_ns + S / 20 + self.random() % (S / 10);
+            takes_ns += self.stall_ns;
         }
         self.free_at_ns = self.free_at_ns.max(self.now_ns) + takes_ns;
         self.post(self.free_at_ns, event);
