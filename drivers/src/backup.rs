@@ -124,6 +124,7 @@ impl Backup {
             context: context.clone(),
             options,
         };
+        start::check(graph, &spec)?;
         let section = graph.drain(slice::from_ref(source)).await;
         let backup = start::prepare((graph, jobs), spec, None).await?;
         let started = backup.job.start();

@@ -11,7 +11,7 @@ use block::{
     },
 };
 use drivers::{
-    backup::{Backup, BackupError, BackupOptions},
+    backup::{Action as BackupAction, Backup, BackupError, BackupOptions, Completion},
     mirror::{Mirror, MirrorError, MirrorOptions},
 };
 use job::JobRegistry;
@@ -188,6 +188,25 @@ impl Engine {
         let (source, target) = (source.clone(), target.clone());
         let started = self.handle().spawn(move |_| async move {
             Backup::start((&graph, &jobs), &context, (&source, &target), options).await
+        });
+        started.wait()
+    }
+
+    /// Starts backups and changes bitmaps of this engine's graph, all at one instant and all or nothing.
+    ///
+    /// As [`Backup::start_group`]. Blocks the calling thread, which must not be the loop's.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`] of the first action that fails; nothing has changed then.
+    pub fn backup_group(
+        &self,
+        actions: Vec<BackupAction>,
+        completion: Completion,
+    ) -> Result<Vec<Backup>, BackupError> {
+        let (graph, jobs) = (self.graph().clone(), self.jobs().clone());
+        let started = self.handle().spawn(move |_| async move {
+            Backup::start_group((&graph, &jobs), actions, completion).await
         });
         started.wait()
     }

@@ -25,8 +25,11 @@ mod engine;
 pub mod export;
 
 pub use drivers::{
-    PaceReason, PaceReport,
-    backup::{Backup, BackupError, BackupOptions, BackupReport},
+    BitmapMode, PaceReason, PaceReport,
+    backup::{
+        Action as BackupAction, Backup, BackupBitmap, BackupError, BackupOptions, BackupReport,
+        BackupSpec, BackupSync, Completion,
+    },
     mirror::{Mirror, MirrorChange, MirrorError, MirrorOptions, MirrorReport, MirrorSync},
 };
 pub use engine::{Engine, EngineConfig, OpenedFile};

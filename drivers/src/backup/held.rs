@@ -53,8 +53,6 @@ impl Held {
         (source, target): (&Node, &Node),
         (options, bitmap): (&BackupOptions, Option<SyncBitmap>),
     ) -> Result<Self, BlockError> {
-        graph.check_operation(source, Operation::BackupSource)?;
-        graph.check_operation(target, Operation::BackupTarget)?;
         let cbw_options = CbwOptions {
             copy: CopyOptions {
                 cluster_bytes_min: options.min_cluster_bytes,

@@ -2,7 +2,7 @@
 
 use aio::Handle;
 use block::{
-    Node,
+    BlockError, Node,
     copy::{BUFFER_BYTES_MAX, BlockCopy, Offload, SourceAfter, TargetContent},
     nodes::copy_before_write::OnCbwError,
 };
@@ -198,6 +198,17 @@ pub struct BackupSpec {
     pub context: Handle,
     /// How.
     pub options: BackupOptions,
+}
+
+impl BackupSpec {
+    /// It cannot be, because of a node.
+    pub(super) fn refused(&self, error: BlockError) -> BackupError {
+        BackupError::Node {
+            from: self.source.name().to_owned(),
+            to: self.target.name().to_owned(),
+            source: Box::new(error),
+        }
+    }
 }
 
 /// An answer in the words of the protocol.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block::{BlockError, ErrorKind, Graph, Node};
+use block::{ErrorKind, Graph, Node, Operation};
 use blockjob::BlockJob;
 use job::{Job, JobConfig, JobRegistry, Transaction};
 
@@ -14,34 +14,38 @@ use super::{
 };
 use crate::sync_bitmap::SyncBitmap;
 
+/// Refuses what needs no drained section to be refused, so that nobody is held up for it.
+pub(super) fn check(graph: &Graph, spec: &BackupSpec) -> Result<(), BackupError> {
+    spec.options.check(&spec.target)?;
+    let source = graph.check_operation(&spec.source, Operation::BackupSource);
+    let target = graph.check_operation(&spec.target, Operation::BackupTarget);
+    source.and(target).map_err(|error| spec.refused(error))
+}
+
 /// Makes the job and puts the filter in, inside a drained section of the source. Dropped half-way, it has done nothing.
 pub(super) async fn prepare(
     (graph, jobs): (&Graph, &JobRegistry),
     spec: BackupSpec,
     transaction: Option<Transaction>,
 ) -> Result<Backup, BackupError> {
+    check(graph, &spec)?;
     let BackupSpec {
         source,
         target,
         context,
         options,
-    } = spec;
-    options.check(&target)?;
+    } = &spec;
     let bitmap = match &options.bitmap {
-        Some(bitmap) => Some(freeze(&source, bitmap)?),
+        Some(bitmap) => Some(freeze(source, bitmap)?),
         None => None,
     };
-    let in_this = |error: BlockError| BackupError::Node {
-        from: source.name().to_owned(),
-        to: target.name().to_owned(),
-        source: Box::new(error),
-    };
+    let in_this = |error| spec.refused(error);
     let block_job = BlockJob::new(&options.job_id, "backup", graph);
     block_job.set_speed(options.speed_bytes_per_s);
-    let nodes = (&source, &target);
-    let held = Held::make(graph, &block_job, nodes, (&options, bitmap)).map_err(in_this)?;
+    let nodes = (source, target);
+    let held = Held::make(graph, &block_job, nodes, (options, bitmap)).map_err(in_this)?;
     let filter = held.filter.clone();
-    let driver = Arc::new(BackupDriver::new(block_job, held, &options));
+    let driver = Arc::new(BackupDriver::new(block_job, held, options));
     let mut undo = Undo {
         driver: Some(driver.clone()),
         job: None,
@@ -50,11 +54,11 @@ pub(super) async fn prepare(
         finalize: options.finalize,
         dismiss: options.dismiss,
         transaction,
-        ..JobConfig::new(options.job_id, driver.clone(), context)
+        ..JobConfig::new(&options.job_id, driver.clone(), context.clone())
     };
     let job = undo.job.insert(jobs.create(config)?).clone();
     driver.bind(&job);
-    let insertion = graph.insert_filter(&source, &filter).await;
+    let insertion = graph.insert_filter(source, &filter).await;
     insertion.map_err(in_this)?;
     undo.disarm();
     Ok(Backup { job, driver })

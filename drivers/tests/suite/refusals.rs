@@ -271,3 +271,30 @@ fn nodes_of_another_graph_are_refused() {
         }
     });
 }
+
+#[test]
+fn what_makes_no_sense_is_refused_without_holding_anybody_up() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, MIB).await;
+        let hold = FaultRule::nth(FaultOp::Write, 1, FaultAction::Hold);
+        world.at_source.add(hold);
+        let write = world.guest_writes_later(range(0, 10), 2);
+        world.at_source.wait_held(1).await;
+        let nonsense = BackupOptions {
+            max_workers: Some(0),
+            ..options()
+        };
+        // The write in flight would hold up a drained section.
+        let refused = world.start(nonsense).await;
+        assert!(matches!(refused, Err(BackupError::Refused(_))));
+        let blocker = world
+            .graph
+            .block_operations(&world.target, "taken", &[])
+            .unwrap();
+        let refused = world.start(options()).await;
+        assert!(matches!(refused, Err(BackupError::Node { .. })));
+        drop(blocker);
+        world.at_source.release_all();
+        write.await.unwrap();
+    });
+}

@@ -9,7 +9,7 @@ use block::{
         file::FileOptions,
     },
 };
-use drivers::backup::BackupOptions;
+use drivers::backup::{Action as BackupAction, BackupOptions, BackupSpec, Completion};
 use job::{CancelMode, JobOutcome};
 
 use super::{Engine, EngineConfig};
@@ -111,4 +111,25 @@ fn other_jobs_of_an_engine_go_on_beside_one_whose_target_never_answers() {
     let inner = Arc::downgrade(&engine.inner);
     drop(engine);
     assert!(inner.upgrade().is_none() && control.held().is_empty());
+}
+
+#[test]
+fn backups_of_a_group_begin_at_one_instant_or_not_at_all() {
+    let engine = Engine::start(EngineConfig::default()).unwrap();
+    let backup = |number: usize| {
+        let [source, target] =
+            ["source", "target"].map(|side| memory(&engine, &format!("{side}{number}")));
+        BackupAction::Backup(Box::new(BackupSpec {
+            source,
+            target,
+            context: engine.handle().clone(),
+            options: BackupOptions::new(format!("b{number}")),
+        }))
+    };
+    let refused = engine.backup_group(vec![backup(0), BackupAction::Abort], Completion::Individual);
+    assert!(refused.is_err() && engine.jobs().query().is_empty());
+    let started = engine.backup_group(vec![backup(1), backup(2)], Completion::Grouped);
+    for backup in started.unwrap() {
+        backup.job().wait_blocking().into_result().unwrap();
+    }
 }
