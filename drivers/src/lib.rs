@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | [`backup`] | the source, through its filter | the target | the source at the instant of the start |
 //! | [`fleece`] | a snapshot of the source, which saves old data to a scratch node | the target | the same |
-//! | [`mirror`] | the source, below its filter | the target | the source at the instant of the end, which may become the guests' |
+//! | [`mirror`] | the source, below its filter | the target | the source at the instant of the end |
 
 #![forbid(unsafe_code)]
 

@@ -46,7 +46,7 @@ pub(crate) enum Turn<'a> {
 }
 
 impl MirrorCopy {
-    /// Has each change of a guest's begin `delay_ns` nanoseconds late, so that the copy can keep up; zero for not at all.
+    /// Has each change of a guest's begin `delay_ns` nanoseconds late, so that the copy can keep up; zero for at once.
     pub fn set_guest_delay_ns(&self, delay_ns: u64) {
         self.guests.delay_ns.store(delay_ns, Ordering::Release);
     }

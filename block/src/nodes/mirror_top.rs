@@ -1,4 +1,4 @@
-//! `mirror-top`: a filter above the source of a mirror, which notices every change, and makes it on both sides if asked.
+//! `mirror-top`: a filter above the source of a mirror, which notices every change and may make it on both sides.
 
 use std::sync::Arc;
 

@@ -57,7 +57,7 @@ impl Mirror {
         };
         let job = undo.job.insert(jobs.create(config)?).clone();
         driver.block_job().bind(&job, &driver);
-        // One instant for the bitmap and the filter: what was written before is in the one, what comes after in the other.
+        // One instant for the bitmap and the filter: what was written before is in the one, the rest in the other.
         let section = graph.drain(std::slice::from_ref(source)).await;
         if let MirrorSync::Bitmap(bitmap) = &sync {
             driver

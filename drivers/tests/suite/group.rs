@@ -683,8 +683,8 @@ fn number_at(disk: &[u8], place: u64) -> u64 {
     u64::from_le_bytes(disk[at..][..8].try_into().unwrap())
 }
 
-/// Guests that count on several disks, and backups of all in the middle; `order` is that of the actions. A guest that is
-/// held up on one disk changes no other, so that some guests leave out each of them.
+/// Guests that count on several disks, and backups of all in the middle; `order` is that of the actions. A guest that
+/// is held up on one disk changes no other, so that some guests leave out each of them.
 async fn round(cx: &AioContext, order: [usize; 3], mut chance: Chance) {
     let group = Group::new(cx).await;
     let counters: [(u64, &[usize]); 4] = [
