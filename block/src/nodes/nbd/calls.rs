@@ -409,3 +409,80 @@ impl Calls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ::nbd::CommandFlags;
+
+    use super::*;
+
+    fn request(command: Command) -> Request {
+        Request {
+            cookie: 0,
+            command,
+            flags: CommandFlags::NONE,
+            offset_bytes: 0,
+            len_bytes: 512,
+        }
+    }
+
+    fn is_pending(calls: &mut Calls, cookie: u64) -> bool {
+        calls.poll(cookie, Waker::noop()).0.is_pending()
+    }
+
+    #[test]
+    fn a_call_is_answered_once_and_not_before_it_was_sent() {
+        let mut calls = Calls::new();
+        let flush = calls.add(request(Command::Flush), None).unwrap();
+        calls.request(flush).unwrap_err();
+        calls.next_unsent().unwrap();
+        calls.end(flush).unwrap().settle();
+        calls.request(flush).unwrap_err();
+        assert!(!is_pending(&mut calls, flush));
+        assert_eq!(calls.len(), 0);
+    }
+
+    #[test]
+    fn a_write_that_is_answered_early_ends_when_its_buffer_is_back() {
+        let mut calls = Calls::new();
+        let write = calls.add(request(Command::Write), Some(IoBuf::heap(512)));
+        let write = write.unwrap();
+        let (_, data) = calls.next_unsent().unwrap();
+        calls.end(write).unwrap().settle();
+        assert!(is_pending(&mut calls, write));
+        calls.give_back(write, data.unwrap(), 0).settle();
+        assert!(!is_pending(&mut calls, write));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_kept_until_it_is_answered_if_it_was_sent() {
+        let mut calls = Calls::new();
+        let [sent, unsent] = [(); 2].map(|()| calls.add(request(Command::Flush), None).unwrap());
+        calls.next_unsent().unwrap();
+        calls.abandon(sent).settle();
+        calls.abandon(unsent).settle();
+        assert_eq!(calls.len(), 1);
+        assert!(calls.next_unsent().is_none());
+        calls.end(sent).unwrap().settle();
+        assert_eq!(calls.len(), 0);
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_that_of_its_calls_and_the_first_reason_counts() {
+        let mut calls = Calls::new();
+        let read = calls.add(request(Command::Read), Some(IoBuf::heap(512)));
+        let read = read.unwrap();
+        calls.end_life(Ending::Cancelled);
+        calls.end_life(Ending::Homeless);
+        for aftermath in calls.end_all() {
+            aftermath.settle();
+        }
+        let (Poll::Ready(returned), _) = calls.poll(read, Waker::noop()) else {
+            panic!("it has ended");
+        };
+        assert!(returned.buf.is_some());
+        let ended = CallError::Ended(Ending::Cancelled);
+        assert_eq!(returned.result.unwrap_err(), ended);
+        calls.add(request(Command::Flush), None).unwrap_err();
+    }
+}

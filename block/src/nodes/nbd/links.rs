@@ -204,7 +204,12 @@ impl Links {
         cancels: u64,
     ) -> Result<Arc<Connection>, BlockError> {
         loop {
-            let (route, chore) = self.lock().route(cx, &self.patience);
+            let mut state = self.lock();
+            if state.cancels != cancels {
+                return Err(self.lost(&Ending::Cancelled));
+            }
+            let (route, chore) = state.route(cx, &self.patience);
+            drop(state);
             if let Some(chore) = chore {
                 self.begin(cx, chore);
             }
@@ -218,10 +223,7 @@ impl Links {
             };
             self.changed.until(news).await;
             let state = self.lock();
-            if state.cancels != cancels {
-                return Err(self.lost(&Ending::Cancelled));
-            }
-            if state.failures != seen {
+            if state.cancels == cancels && state.failures != seen {
                 return Err(unreachable_server(&self.server, &state.last_failure));
             }
         }
