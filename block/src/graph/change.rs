@@ -21,7 +21,7 @@ use crate::{
 impl Graph {
     /// Puts `filter`, whose filtered child is `below`, between `below` and its users.
     ///
-    /// The edges that are [to stay](Attachment::staying), those of the filter itself and those of nodes below the
+    /// The edges that are [to stay](crate::Attachment::staying), those of the filter itself and those of nodes below the
     /// filter stay. The others move inside one drained section of `below`, and nothing else is drained: requests that
     /// wait there go through the filter afterwards. To do more at the same instant, hold a section
     /// of `below` around this call. Dropping the future changes nothing.
@@ -58,9 +58,9 @@ impl Graph {
     /// Makes the users of `from` users of `to`, while the edges in `leaving` go: a mirror's switch to its target.
     ///
     /// `from` may be a filter, whose users move then, and which nobody needs afterwards. The edges that are
-    /// [to stay](Attachment::staying) stay, and those of nodes that can be reached from `to`. Permissions are those of
-    /// the graph after the change. Whoever holds an edge that has left has a dead one: it changes nothing any more, and
-    /// is to be dropped.
+    /// [to stay](crate::Attachment::staying) stay, and those of nodes that can be reached from `to`. Permissions are
+    /// those of the graph after the change. Whoever holds an edge that has left has a dead one: it changes nothing any
+    /// more, and is to be dropped.
     ///
     /// All happens inside one drained section of both nodes, and nothing else is drained: requests that wait at `from`
     /// go to `to`. The caller may hold a section already; if `to` is above `from`, of both, since requests from `to`
