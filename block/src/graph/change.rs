@@ -21,10 +21,10 @@ use crate::{
 impl Graph {
     /// Puts `filter`, whose filtered child is `below`, between `below` and its users.
     ///
-    /// The edges that are [to stay](crate::Attachment::staying), those of the filter itself and those of nodes below the
-    /// filter stay. The others move inside one drained section of `below`, and nothing else is drained: requests that
-    /// wait there go through the filter afterwards. To do more at the same instant, hold a section
-    /// of `below` around this call. Dropping the future changes nothing.
+    /// The edges that are [to stay](crate::Attachment::staying), those of the filter itself and those of nodes below
+    /// the filter stay. The others move inside one drained section of `below`, and nothing else is drained: requests
+    /// that wait there go through the filter afterwards. To do more at the same instant, hold a section of `below`
+    /// around this call. Dropping the future changes nothing.
     ///
     /// # Errors
     ///
