@@ -197,6 +197,15 @@ impl Links {
         unreachable_server(&self.server, &ending.to_string())
     }
 
+    /// Where a request goes that began after so many cancels, and what there is to do first.
+    fn route(&self, cx: &AioContext, cancels: u64) -> Result<(Route, Option<Chore>), BlockError> {
+        let mut state = self.lock();
+        if state.cancels != cancels {
+            return Err(self.lost(&Ending::Cancelled));
+        }
+        Ok(state.route(cx, &self.patience))
+    }
+
     /// A connection for a request that began after so many cancels.
     async fn connection(
         self: &Arc<Self>,
@@ -204,12 +213,7 @@ impl Links {
         cancels: u64,
     ) -> Result<Arc<Connection>, BlockError> {
         loop {
-            let mut state = self.lock();
-            if state.cancels != cancels {
-                return Err(self.lost(&Ending::Cancelled));
-            }
-            let (route, chore) = state.route(cx, &self.patience);
-            drop(state);
+            let (route, chore) = self.route(cx, cancels)?;
             if let Some(chore) = chore {
                 self.begin(cx, chore);
             }
