@@ -336,7 +336,8 @@ impl MirrorCopy {
     }
 
     /// Has `waker` woken when something differs after [`claim`](Self::claim) has found nothing or the alarm
-    /// was [armed](Self::arm), and when a guest's request has failed at the target.
+    /// was [armed](Self::arm), when a guest's request has failed at the target, and now and then when guests write
+    /// on both sides.
     pub fn set_alarm(&self, waker: std::task::Waker) {
         self.ledger.set_alarm(waker);
     }

@@ -30,6 +30,9 @@ pub use drivers::{
         Action as BackupAction, Backup, BackupBitmap, BackupError, BackupOptions, BackupReport,
         BackupSpec, BackupSync, Completion,
     },
-    mirror::{Mirror, MirrorChange, MirrorError, MirrorOptions, MirrorReport, MirrorSync},
+    mirror::{
+        Mirror, MirrorBitmap, MirrorChange, MirrorError, MirrorOptions, MirrorReport,
+        MirrorRequest, MirrorSpec, MirrorSync, NamedBitmaps, RequestedMirrorSync,
+    },
 };
 pub use engine::{Engine, EngineConfig, OpenedFile};

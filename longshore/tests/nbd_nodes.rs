@@ -1,4 +1,4 @@
-//! Backups to and from NBD servers: ours, and one of others that is killed, or says nothing any more.
+//! Backups and mirrors to and from NBD servers: ours, and one of others that is killed, or says nothing any more.
 
 #![expect(clippy::unwrap_used, reason = "in a test, an error is a failure")]
 
@@ -6,11 +6,13 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Child as Process, Command},
+    sync::Arc,
 };
 
 use aio::{Config, IoBuf, IoThread};
 use block::{
     Attachment, ChildRole, Graph, Node, Permission, Permissions, RequestFlags,
+    mirror::CopyMode,
     nodes::{
         FaultAction, FaultControl, FaultNode, FaultOp, FaultRule, MemoryNode, MemoryOptions,
         NbdOptions,
@@ -18,7 +20,7 @@ use block::{
 };
 use job::{CancelMode, JobOutcome, JobStatus};
 use longshore::{
-    Backup, BackupOptions, Engine, EngineConfig,
+    Backup, BackupOptions, Engine, EngineConfig, Mirror, MirrorOptions,
     export::{ExportOptions, NbdAddress, NbdServer, NbdServerOptions, NbdUri},
 };
 
@@ -315,6 +317,89 @@ fn a_backup_goes_on_with_a_server_that_was_killed_and_started_again() {
     completes(&backup);
     let wanted = bytes_of(engine.handle(), engine.graph(), &source);
     assert!(std::fs::read(&image).unwrap() == wanted);
+}
+
+fn mirror(engine: &Engine, nodes: (&Node, &Node), id: &str) -> Mirror {
+    let options = MirrorOptions::new(id);
+    engine.mirror(nodes.0, nodes.1, options).unwrap()
+}
+
+fn until_ready(mirror: &Mirror) {
+    while mirror.job().status() != JobStatus::Ready {
+        assert!(mirror.job().outcome().is_none());
+        std::thread::yield_now();
+    }
+}
+
+fn write_block(engine: &Engine, guest: &Arc<block::Child>, byte: u8) {
+    let guest = guest.clone();
+    let writing = engine.handle().spawn(move |cx| async move {
+        let mut buf = IoBuf::heap(4096);
+        buf.fill(byte);
+        let written = guest.write(&cx, 4096, buf, RequestFlags::default()).await;
+        written.1.unwrap();
+        guest.flush(&cx).await.unwrap();
+    });
+    writing.wait();
+}
+
+#[test]
+fn a_mirror_to_an_export_of_ours_moves_its_guests_there() {
+    let (far, engine) = (Far::new(), engine());
+    let source = disk(&engine, "source", 3);
+    let target = engine.open_nbd(Some("far"), &far.options(0)).unwrap();
+    let uses = [Permission::ConsistentRead, Permission::Write];
+    let guest = Arc::new(attach(engine.graph(), &source, &uses));
+    let mirror = mirror(&engine, (&source, &target), "there");
+    until_ready(&mirror);
+    write_block(&engine, &guest, 7);
+    mirror.job().complete().unwrap();
+    mirror.job().wait_blocking().into_result().unwrap();
+    assert_eq!(guest.node(), target);
+    write_block(&engine, &guest, 8);
+    drop(guest);
+    let mut wanted = bytes_of(engine.handle(), engine.graph(), &source);
+    assert_eq!(wanted[4096], 7);
+    wanted[4096..8192].fill(8);
+    assert!(far.bytes() == wanted);
+}
+
+#[test]
+fn museum_23_a_cancel_of_a_mirror_does_not_wait_for_a_target_that_is_being_looked_for() {
+    let (far, engine) = (Far::new(), engine());
+    let source = disk(&engine, "source", 3);
+    let target = engine.open_nbd(Some("far"), &far.options(HOUR_NS)).unwrap();
+    hold_writes(&far);
+    let stuck = mirror(&engine, (&source, &target), "stuck");
+    far.wait_held();
+    far.faults.release_all();
+    far.server.stop();
+    stuck.job().cancel(CancelMode::Force).unwrap();
+    let outcome = stuck.job().wait_blocking();
+    assert!(matches!(outcome, JobOutcome::Cancelled(_)), "{outcome:?}");
+    assert!(!stuck.report().target_may_change);
+}
+
+#[test]
+fn guests_are_served_when_the_server_of_a_mirrors_target_goes() {
+    for mode in CopyMode::ALL {
+        let (far, engine) = (Far::new(), engine());
+        let source = disk(&engine, "source", 3);
+        let target = engine.open_nbd(Some("far"), &far.options(0)).unwrap();
+        let uses = [Permission::ConsistentRead, Permission::Write];
+        let guest = Arc::new(attach(engine.graph(), &source, &uses));
+        let mirror = mirror(&engine, (&source, &target), "m");
+        until_ready(&mirror);
+        mirror.set_copy_mode(mode).unwrap();
+        far.server.stop();
+        write_block(&engine, &guest, 7);
+        let outcome = mirror.job().wait_blocking();
+        assert!(matches!(outcome, JobOutcome::Failed(_)), "{outcome:?}");
+        write_block(&engine, &guest, 8);
+        assert_eq!(guest.node(), source);
+        drop(guest);
+        assert_eq!(bytes_of(engine.handle(), engine.graph(), &source)[4096], 8);
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "docs/testing.md asks for it")]

@@ -22,6 +22,9 @@ use crate::{
 /// Most data that a guest's discard copies to the target itself, in bytes.
 const DISCARD_DATA_BYTES_MAX: u64 = 1 << 20;
 
+/// How many bytes guests write on both sides before the alarm rings, although nothing differs.
+const TOLD_EVERY_BYTES: u64 = 1 << 20;
+
 /// What guests do, in numbers, and how they are slowed down.
 #[derive(Debug, Default)]
 pub(super) struct Guests {
@@ -191,9 +194,13 @@ impl MirrorCopy {
     fn forwarded(&self, taken: Taken, result: Result<(), BlockError>) {
         match result {
             Ok(()) => {
-                let bytes = &self.guests.mirrored_bytes;
-                bytes.fetch_add(taken.range().len(), Ordering::AcqRel);
+                let (total, len) = (&self.guests.mirrored_bytes, taken.range().len());
+                let before = total.fetch_add(len, Ordering::AcqRel);
                 taken.done();
+                // Nothing differs, but those who tell how far the mirror is want to know now and then.
+                if before / TOLD_EVERY_BYTES != (before + len) / TOLD_EVERY_BYTES {
+                    self.ledger.ring();
+                }
             }
             Err(error) => {
                 // Marked first, so that whoever hears of the error finds what to do.

@@ -13,6 +13,7 @@ mod converge;
 mod defects;
 mod ends;
 mod errors;
+mod follow;
 mod oracle;
 mod refusals;
 mod stuck;
