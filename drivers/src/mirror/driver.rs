@@ -203,10 +203,14 @@ impl MirrorDriver {
             let flushed = cx.timeout_ns(RETURN_MAX_NS, target.flush(&cx)).await;
             matches!(flushed, Ok(Ok(())))
         });
-        if flushing.await
-            && let Stage::Held(held) = &mut *self.lock()
-        {
-            held.lacking = Some(Lacking::Part(lacking));
+        if flushing.await {
+            self.note_lacking(Lacking::Part(lacking));
+        }
+    }
+
+    fn note_lacking(&self, lacking: Lacking) {
+        if let Stage::Held(held) = &mut *self.lock() {
+            held.lacking = Some(lacking);
         }
     }
 
@@ -270,6 +274,8 @@ impl JobDriver for MirrorDriver {
             let result = body.run(job).await;
             body.gain.stand();
             if result.is_ok() && !job.is_cancelled() {
+                // It was flushed, should somebody else's failure be the job's end.
+                self.note_lacking(Lacking::Nothing);
                 return result;
             }
             let left = self.salvage_start();

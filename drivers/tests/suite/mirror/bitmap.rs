@@ -91,6 +91,26 @@ fn a_cancelled_mirror_leaves_what_the_target_lacks_by_the_mode_of_the_bitmap() {
 }
 
 #[test]
+fn a_mirror_that_is_cancelled_while_it_is_pending_lacks_nothing() {
+    on_each_backend(|cx| async move {
+        for (mode, left) in [(BitmapMode::Always, 1), (BitmapMode::OnSuccess, 3)] {
+            let (world, bitmap) = nearly_equal(&cx).await;
+            let manual = MirrorOptions {
+                finalize: Trigger::Manual,
+                ..from_bitmap(mode)
+            };
+            let mirror = ready(&world, manual).await;
+            world.guest_writes(cluster(50), 5).await.unwrap();
+            mirror.job().complete().unwrap();
+            until_status(&world, &mirror, JobStatus::Pending).await;
+            cancel(&mirror).await;
+            // What was recorded beside stays, although the target has that, too.
+            assert_eq!(bitmap.info().count_bytes, left * CLUSTER, "{mode:?}");
+        }
+    });
+}
+
+#[test]
 fn what_is_not_stable_counts_as_lacking() {
     on_each_backend(|cx| async move {
         let (world, bitmap) = nearly_equal(&cx).await;
