@@ -9,11 +9,11 @@ use crate::{
     allocation::ByteRange,
     copy::{
         BlockCopy, CopyOptions,
-        testing::{attach, on_each_backend},
+        testing::{attach, on_each_backend, read},
     },
     graph::Graph,
     node::{Node, offload::Refusal},
-    nodes::{FileNode, FileOptions, OnOffAuto},
+    nodes::{FileNode, FileOptions, MemoryNode, MemoryOptions, OnOffAuto},
 };
 
 const LEN: u64 = 1 << 20;
@@ -87,5 +87,37 @@ fn a_copy_that_is_given_up_keeps_its_target_until_the_kernel_is_done() {
         while std::sync::Arc::strong_count(&keeper) > 1 {
             cx.yield_now().await;
         }
+    });
+}
+
+#[test]
+fn a_long_claim_that_the_kernel_refuses_is_read_and_written_a_chunk_at_a_time() {
+    on_each_backend(|cx| async move {
+        let len = 4 * LEN;
+        let graph = Graph::new();
+        let path = NamedTempFile::new().unwrap();
+        let content: Vec<u8> = (0..=255).cycle().take(4 << 20).collect();
+        path.as_file().write_all_at(&content, 0).unwrap();
+        let file = FileNode::open(&FileOptions::new(path.path())).unwrap();
+        let source = graph.add_node(None, file).unwrap();
+        // Memory is no file.
+        let memory = MemoryNode::new(MemoryOptions::new(len)).unwrap();
+        let target = graph.add_node(None, memory).unwrap();
+        let (from, to) = (attach(&graph, &source), attach(&graph, &target));
+        let copy = BlockCopy::new(from, to, CopyOptions::default()).unwrap();
+        // It has been told that sharing blocks takes no time.
+        for _ in 0..10 {
+            copy.mover.methods.attempt().moved(copy.data_bytes_max(), 1);
+        }
+        let whole = ByteRange::between(0, len);
+        let claim = copy.claim(whole, u64::MAX).unwrap();
+        assert_eq!(claim.range(), whole);
+        let outcome = copy.copy(&cx, claim).await.unwrap();
+        assert_eq!(outcome.range, ByteRange::between(0, LEN));
+        assert_eq!(copy.done_bytes(), LEN);
+
+        copy.ensure_copied(&cx, whole).await.unwrap();
+        assert!(read(&attach(&graph, &target), &cx, whole).await == content);
+        assert_eq!(copy.counters().offloaded_bytes, 0);
     });
 }
