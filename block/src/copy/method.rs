@@ -27,8 +27,10 @@ const CLONE_BYTES_MAX: u64 = 256 << 20;
 const CLONE_NS: u64 = 4_000_000;
 /// Requests of one way that are compared with as many of the other.
 const SAMPLES: usize = 16;
-/// Requests of one way before it is the other's turn.
+/// Requests of one way before it is the other's turn, and the comparison may be over if one is hopeless.
 const TURN: usize = 4;
+/// In hundredths of the other's time, what is hopeless.
+const HOPELESS_PERCENT: u64 = 150;
 /// Data after which the ways are compared again.
 const TRY_AGAIN_BYTES: u64 = 16 << 30;
 /// The kernel's copy is used if it takes at most so many hundredths of the time of reading and writing.
@@ -265,10 +267,15 @@ impl Trial {
         if *counted == TURN {
             (*turn, *counted) = (1 - way, 0);
         }
-        if costs.iter().any(|costs| costs.len() < SAMPLES) {
+        let fewest = costs[COPY].len().min(costs[READ_WRITE].len());
+        if fewest < TURN {
             return;
         }
         let [copy, read_write] = costs.each_mut().map(|costs| median(costs));
+        let is_hopeless = copy > read_write.saturating_mul(HOPELESS_PERCENT) / 100;
+        if fewest < SAMPLES && !is_hopeless {
+            return;
+        }
         let copy_wins = copy < read_write.saturating_mul(COPY_WINS_PERCENT) / 100;
         *self = Self::Decided(if copy_wins {
             Method::Offload(OffloadKind::Copy)

@@ -76,6 +76,16 @@ fn the_faster_way_wins() {
 }
 
 #[test]
+fn a_hopeless_copy_is_not_tried_for_long() {
+    assert_eq!(run(&without_clone(), 1000, 300, 100), 4);
+    // It has to be slow most of the time.
+    let methods = without_clone();
+    run(&methods, 2, 100, 200);
+    run(&methods, 1, 10_000, 200);
+    assert_eq!(run(&methods, 1000, 100, 200), 1000 - 16);
+}
+
+#[test]
 fn an_exception_does_not_decide() {
     let methods = without_clone();
     let mut requests = 0..2 * 16;
