@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use block::Node;
+use drivers::mirror::NamedBitmaps;
 
 use crate::{
     history::Tick,
@@ -23,11 +24,14 @@ impl Stage {
     pub(crate) fn check_completed(&self, track: &Track) {
         let returned = track.returned.unwrap_or_else(|| self.ticks.get());
         match &track.kind {
-            Kind::Backup(_) => self.check_cut(track, (track.called, returned)),
+            Kind::Backup(_) => match track.group {
+                Some(group) => self.check_cut_of_group(track, group),
+                None => drop(self.check_cut(track, (track.called, returned))),
+            },
             // That was looked at when it switched.
             Kind::Mirror(mirror) if mirror.has_switched => {}
             Kind::Mirror(mirror) => match mirror.asked_to_stop {
-                Some(asked) => self.check_cut(track, (asked, self.ticks.get())),
+                Some(asked) => drop(self.check_cut(track, (asked, self.ticks.get()))),
                 None => {
                     let text = format!("job {} has ended well, and nobody asked for it", track.id);
                     trace::violated("D3", text);
@@ -36,19 +40,38 @@ impl Stage {
         }
     }
 
-    /// The target is its source at one moment of those.
-    fn check_cut(&self, track: &Track, within: (Tick, Tick)) {
+    /// All backups of a transaction are of the same moment.
+    fn check_cut_of_group(&self, track: &Track, group: usize) {
+        let (from, to) = self.groups.borrow()[group].within;
+        let within = (from, to.min(self.ticks.get()));
+        if let Some(within) = self.check_cut(track, within) {
+            self.groups.borrow_mut()[group].within = within;
+        }
+    }
+
+    /// The target is its source at one moment of those; returns at which.
+    fn check_cut(&self, track: &Track, within: (Tick, Tick)) -> Option<(Tick, Tick)> {
         let target = &self.disks[track.target];
         let (content, durable) = (target.disk.content(), target.disk.durable());
         let history = self.lines[track.line].history.borrow();
-        if let Err(text) = history.cut(&content, within) {
-            let text = format!("the target of job {} is no cut: {text}", track.id);
-            trace::violated("D2", text);
-        } else if let Err(text) = history.cut(&durable, within) {
+        let moments = match history.cut(&content, within) {
+            Ok(moments) => Some(moments),
+            Err(text) => {
+                let text = format!("the target of job {} is no cut: {text}", track.id);
+                trace::violated("D2", text);
+                None
+            }
+        };
+        if let Err(text) = history.cut(&durable, within) {
             let text = format!("the target of job {} is not stable: {text}", track.id);
             trace::violated("D8", text);
         }
-        *target.use_.borrow_mut() = Use::Complete(Rc::from(durable));
+        let left = Rc::from(durable);
+        *target.use_.borrow_mut() = match self.chain_goes_on(track) {
+            true => Use::Chain(Some(left)),
+            false => Use::Complete(left),
+        };
+        moments
     }
 
     /// What holds of a mirror at the very step at which it becomes ready or switches. `before` is the moment
@@ -76,7 +99,11 @@ impl Stage {
                 return;
             }
             mirror.has_switched = true;
+            let bitmaps = mirror.bitmaps;
             self.switch(track, before);
+            if bitmaps == NamedBitmaps::Stay || track.chain.is_some() {
+                self.drop_chains(track.line);
+            }
         }
     }
 
@@ -131,8 +158,12 @@ impl Stage {
         for stored in &self.disks {
             let (left, disk) = (stored.use_.borrow(), &stored.disk);
             let is_as_left = match (&*left, look) {
-                (Use::Complete(bytes) | Use::Left(bytes), Look::Now) => **bytes == *disk.content(),
-                (Use::Complete(bytes), Look::AfterPowerLoss) => **bytes == *disk.after_power_loss(),
+                (Use::Complete(bytes) | Use::Left(bytes) | Use::Chain(Some(bytes)), Look::Now) => {
+                    **bytes == *disk.content()
+                }
+                (Use::Complete(bytes) | Use::Chain(Some(bytes)), Look::AfterPowerLoss) => {
+                    **bytes == *disk.after_power_loss()
+                }
                 _ => true,
             };
             if !is_as_left {

@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use drivers::{backup::Backup, mirror::Mirror};
+use drivers::{
+    backup::Backup,
+    mirror::{Mirror, NamedBitmaps},
+};
 use job::{JobEvent, JobRegistry, JobStatus, Subscription};
 
 use crate::{
@@ -27,12 +30,17 @@ pub(crate) struct Track {
     /// The target's place among the disks.
     pub(crate) target: usize,
     pub(crate) kind: Kind,
+    /// The chain that it is part of.
+    pub(crate) chain: Option<usize>,
+    /// The transaction that it was started by.
+    pub(crate) group: Option<usize>,
     /// Between these two moments is the instant that a backup is of.
     pub(crate) called: Tick,
     pub(crate) returned: Option<Tick>,
     pub(crate) status: Option<JobStatus>,
     /// Its end was told.
     pub(crate) has_ended: bool,
+    pub(crate) has_completed: bool,
     pub(crate) may_fail: bool,
     pub(crate) force_cancelled_ns: Option<u64>,
 }
@@ -53,6 +61,8 @@ pub(crate) struct MirrorTrack {
     pub(crate) is_to_switch: bool,
     pub(crate) was_ready: bool,
     pub(crate) has_switched: bool,
+    /// What becomes of named bitmaps when the guests move.
+    pub(crate) bitmaps: NamedBitmaps,
 }
 
 impl Track {
@@ -84,6 +94,10 @@ pub struct Ends {
     pub cancelled: u64,
     /// Well, and guests have moved to the target.
     pub switched: u64,
+    /// Well, and at one instant with others.
+    pub grouped: u64,
+    /// Well, and the target goes on to be brought up to date by a bitmap.
+    pub chained: u64,
 }
 
 /// The jobs of a world.
@@ -142,8 +156,17 @@ impl Stage {
             JobEvent::StatusChange { status, .. } => self.change(track, *status),
             JobEvent::Completed { error: None, .. } => {
                 told(track, "completed".to_owned());
-                self.jobs.ends.borrow_mut().completed += 1;
+                let mut ends = self.jobs.ends.borrow_mut();
+                ends.completed += 1;
+                let is_grouped = track.group.is_some_and(|group| {
+                    let groups = self.groups.borrow();
+                    groups[group].tracks.len() > 1
+                });
+                ends.grouped += u64::from(is_grouped);
+                ends.chained += u64::from(track.chain.is_some());
+                drop(ends);
                 self.check_completed(track);
+                track.has_completed = true;
                 end(track);
             }
             JobEvent::Completed {
@@ -192,7 +215,7 @@ impl Stage {
     pub(crate) fn release(&self, track: &Track) {
         let mut use_ = self.disks[track.target].use_.borrow_mut();
         if matches!(*use_, Use::Taken(number) if number == track.number) {
-            *use_ = Use::Free;
+            *use_ = self.after_job(track);
         }
     }
 

@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
 mod chance;
 mod check;
 mod disk;

@@ -151,6 +151,8 @@ impl Totals {
         self.ends.failed += report.ends.failed;
         self.ends.cancelled += report.ends.cancelled;
         self.ends.switched += report.ends.switched;
+        self.ends.grouped += report.ends.grouped;
+        self.ends.chained += report.ends.chained;
     }
 }
 
@@ -194,7 +196,7 @@ fn run_many(asked: &Asked) -> ExitCode {
     let seconds = began.elapsed().as_secs_f64();
     println!(
         "{} seeds in {seconds:.1} s, {:.1} in a second; {} s of virtual time, {} events, {} requests of guests answered; \
-         jobs: {} completed ({} have switched), {} failed, {} cancelled",
+         jobs: {} completed ({} have switched, {} in groups, {} in chains), {} failed, {} cancelled",
         totals.seeds,
         f64::from(u32::try_from(totals.seeds).unwrap_or(u32::MAX)) / seconds,
         totals.virtual_ns / 1_000_000_000,
@@ -202,6 +204,8 @@ fn run_many(asked: &Asked) -> ExitCode {
         totals.answered,
         totals.ends.completed,
         totals.ends.switched,
+        totals.ends.grouped,
+        totals.ends.chained,
         totals.ends.failed,
         totals.ends.cancelled,
     );

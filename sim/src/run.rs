@@ -135,6 +135,8 @@ fn set_up(world: &mut World, plan: Plan, chance: &mut Chance) -> Rc<Stage> {
         jobs,
         lines,
         disks,
+        chains: RefCell::default(),
+        groups: RefCell::default(),
         ticks: Cell::new(10),
         is_closing: Cell::new(false),
         busy: Cell::new(0),
@@ -286,6 +288,7 @@ impl Run {
             trace::violated("D7", "the last look at the disks does not end");
         }
         stage.check_targets(Look::Now);
+        stage.check_groups();
         self.check_leaks();
     }
 

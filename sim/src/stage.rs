@@ -11,6 +11,7 @@ use block::{Attachment, Child, ChildRole, Graph, Node, Permission, Permissions};
 use job::JobRegistry;
 
 use crate::{
+    chain::{Chain, Group},
     disk::Disk,
     history::{History, Tick},
     jobs::Jobs,
@@ -50,6 +51,8 @@ pub(crate) enum Use {
     Free,
     /// A job has completed, and left this, stable.
     Complete(Rc<[u8]>),
+    /// A chain of backups goes on there. If its last backup has completed, it has left this, stable.
+    Chain(Option<Rc<[u8]>>),
     /// Guests have left it like this.
     Left(Rc<[u8]>),
 }
@@ -65,6 +68,8 @@ pub(crate) struct Stage {
     pub(crate) jobs: Jobs,
     pub(crate) lines: Vec<Line>,
     pub(crate) disks: Vec<Stored>,
+    pub(crate) chains: RefCell<Vec<Chain>>,
+    pub(crate) groups: RefCell<Vec<Group>>,
     pub(crate) ticks: Cell<Tick>,
     /// Nothing new is begun any more.
     pub(crate) is_closing: Cell<bool>,
@@ -98,6 +103,15 @@ impl Stage {
             node = below;
         }
         self.disks.iter().position(|stored| stored.node == node)
+    }
+
+    /// The disks that a job may overwrite.
+    pub(crate) fn free_targets(&self) -> Vec<usize> {
+        let is_free = |at: &usize| match &*self.disks[*at].use_.borrow() {
+            Use::Fresh | Use::Free | Use::Complete(_) | Use::Left(_) => true,
+            Use::Taken(_) | Use::Guests | Use::Chain(_) => false,
+        };
+        (0..self.disks.len()).filter(is_free).collect()
     }
 
     /// A new user of what the guests of a line see.

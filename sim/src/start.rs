@@ -10,12 +10,14 @@ use block::{
 };
 use blockjob::OnError;
 use drivers::{
+    BitmapMode,
     backup::{Backup, BackupOptions},
-    mirror::{Mirror, MirrorOptions, MirrorSync},
+    mirror::{Mirror, MirrorBitmap, MirrorOptions, MirrorSync, NamedBitmaps},
 };
 use job::Trigger;
 
 use crate::{
+    chain,
     chance::Chance,
     jobs::{Kind, MirrorTrack, Track},
     plan::JobKinds,
@@ -47,40 +49,47 @@ struct Common {
     contexts: Vec<aio::Handle>,
 }
 
-enum Options {
+/// What a job is told.
+pub(crate) enum Options {
     Backup(BackupOptions),
     Mirror(MirrorOptions),
 }
 
 /// Starts a job, if there is a target for it.
 pub(crate) fn start(stage: &Rc<Stage>, number: u64, chance: &mut Chance) {
-    let is_free = |at: &usize| match &*stage.disks[*at].use_.borrow() {
-        Use::Fresh | Use::Free | Use::Complete(_) | Use::Left(_) => true,
-        Use::Taken(_) | Use::Guests => false,
-    };
-    let free: Vec<usize> = (0..stage.disks.len()).filter(is_free).collect();
+    if stage.plan.jobs != JobKinds::Mirror && chance.one_in(3) {
+        chain::start_group(stage, number, chance);
+        return;
+    }
+    let free = stage.free_targets();
     if free.is_empty() {
         return;
     }
-    let target = *chance.pick(&free);
+    let mut target = *chance.pick(&free);
     let line = stage.disks[target].line;
     let is_mirror = match stage.plan.jobs {
         JobKinds::Backup => false,
         JobKinds::Mirror => true,
         JobKinds::All => chance.one_in(2),
     };
+    let chain = stage
+        .idle_chain(line)
+        .filter(|_| is_mirror && chance.one_in(2));
+    if let Some(chain) = chain {
+        target = stage.chains.borrow()[chain].target;
+    }
     let common = draw_common(stage, target, format!("j{number}-of-{line}"), chance);
     let options = match is_mirror {
-        true => Options::Mirror(draw_mirror(common, chance)),
+        true => Options::Mirror(draw_mirror(stage, chain, common, chance)),
         false => Options::Backup(draw_backup(common, chance)),
     };
     // Above whatever filters there are, or below them.
-    let source = match chance.one_in(4) {
+    let source = match chain.is_none() && chance.one_in(4) {
         true => stage.lines[line].probe.node(),
         false => stage.disk_of(line).node.clone(),
     };
     stage.check_targets(crate::check::Look::Now);
-    let track = track(stage, (line, target), &options);
+    let track = track(stage, (line, target, chain), &options);
     let context = chance.pick(&stage.contexts).handle().clone();
     let patience_ns = chance.one_in(10).then(|| chance.scale(1_000, 10_000_000));
     let held = stage.clone();
@@ -96,7 +105,11 @@ pub(crate) fn start(stage: &Rc<Stage>, number: u64, chance: &mut Chance) {
 }
 
 /// Lists the job, and gives it its target.
-fn track(stage: &Stage, (line, target): (usize, usize), options: &Options) -> usize {
+pub(crate) fn track(
+    stage: &Stage,
+    (line, target, chain): (usize, usize, Option<usize>),
+    options: &Options,
+) -> usize {
     let (source, target_disk) = (stage.disk_of(line), &stage.disks[target]);
     let may_fail = &stage.lines[line].may_fail;
     let has_cause = may_fail.get() || source.may_fail || target_disk.may_fail;
@@ -111,7 +124,13 @@ fn track(stage: &Stage, (line, target): (usize, usize), options: &Options) -> us
         }
         Options::Mirror(options) => {
             told(format!("start {options:?}"));
-            (&options.job_id, false, Kind::Mirror(MirrorTrack::default()))
+            // Bitmaps that somebody uses cannot be carried over.
+            let kind = Kind::Mirror(MirrorTrack {
+                bitmaps: options.bitmaps,
+                ..MirrorTrack::default()
+            });
+            let carries = options.bitmaps == NamedBitmaps::Carried;
+            (&options.job_id, carries, kind)
         }
     };
     let mut tracks = stage.jobs.tracks.borrow_mut();
@@ -123,10 +142,13 @@ fn track(stage: &Stage, (line, target): (usize, usize), options: &Options) -> us
         line,
         target,
         kind,
+        chain,
+        group: None,
         called: stage.tick(),
         returned: None,
         status: None,
         has_ended: false,
+        has_completed: false,
         may_fail: has_cause || has_limit,
         force_cancelled_ns: None,
     });
@@ -148,9 +170,11 @@ async fn begin(
             started.map_err(|error| format!("{error:?}"))
         }
         Options::Mirror(options) => {
+            let bitmaps = options.bitmaps;
             let started = Mirror::start(world, context, nodes, options).await;
             let track = |mirror| MirrorTrack {
                 mirror: Some(mirror),
+                bitmaps,
                 ..MirrorTrack::default()
             };
             let started = started.map(|mirror| Kind::Mirror(track(mirror)));
@@ -160,7 +184,7 @@ async fn begin(
 }
 
 impl Stage {
-    fn has_started(&self, number: usize, started: Option<Result<Kind, String>>) {
+    pub(crate) fn has_started(&self, number: usize, started: Option<Result<Kind, String>>) {
         let returned = self.tick();
         let mut tracks = self.jobs.tracks.borrow_mut();
         let track = &mut tracks[number];
@@ -217,6 +241,17 @@ fn draw_common(stage: &Stage, target: usize, id: String, chance: &mut Chance) ->
     }
 }
 
+/// A backup of everything.
+pub(crate) fn draw_backup_to(
+    stage: &Stage,
+    target: usize,
+    id: String,
+    chance: &mut Chance,
+) -> BackupOptions {
+    let common = draw_common(stage, target, id, chance);
+    draw_backup(common, chance)
+}
+
 fn draw_backup(common: Common, chance: &mut Chance) -> BackupOptions {
     BackupOptions {
         speed_bytes_per_s: common.speed,
@@ -241,11 +276,25 @@ fn draw_backup(common: Common, chance: &mut Chance) -> BackupOptions {
     }
 }
 
-fn draw_mirror(common: Common, chance: &mut Chance) -> MirrorOptions {
+fn draw_mirror(
+    stage: &Stage,
+    chain: Option<usize>,
+    common: Common,
+    chance: &mut Chance,
+) -> MirrorOptions {
+    let bitmap = chain.map(|chain| MirrorBitmap {
+        name: stage.chains.borrow()[chain].name.clone(),
+        mode: *chance.pick(&BitmapMode::ALL),
+    });
     MirrorOptions {
-        sync: match chance.one_in(3) {
-            true => MirrorSync::Top,
-            false => MirrorSync::Full,
+        bitmaps: match chance.one_in(2) {
+            true => NamedBitmaps::Carried,
+            false => NamedBitmaps::Stay,
+        },
+        sync: match bitmap {
+            Some(bitmap) => MirrorSync::Bitmap(bitmap),
+            None if chance.one_in(3) => MirrorSync::Top,
+            None => MirrorSync::Full,
         },
         copy_mode: *chance.pick(&CopyMode::ALL),
         granularity_bytes: *chance.pick(&[None, None, Some(512), Some(4096), Some(1 << 18)]),

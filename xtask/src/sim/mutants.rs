@@ -117,6 +117,9 @@ fn build_and_run(
     let mut build = Command::new("cargo");
     build.current_dir(tree).env("CARGO_TARGET_DIR", target);
     build.args(["build", "--release", "--quiet", "-p", "sim"]);
+    // Building takes longer than running.
+    build.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+    build.env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     let built = build.status().context("cannot start cargo")?;
     ensure!(built.success(), "it does not build");
     let mut run = Command::new("timeout");
