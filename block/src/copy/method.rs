@@ -34,7 +34,9 @@ const HOPELESS_PERCENT: u64 = 150;
 /// Data after which the ways are compared again.
 const TRY_AGAIN_BYTES: u64 = 16 << 30;
 /// The kernel's copy is used if it takes at most so many hundredths of the time of reading and writing.
-const COPY_WINS_PERCENT: u64 = 95;
+///
+/// It costs threads and processor time of the kernel, and where the device is what limits, both ways take as long.
+const COPY_WINS_PERCENT: u64 = 75;
 /// Claims that are read and written before nodes are asked again whether bytes are in files: at first, and at most.
 const BACKOFF: (u64, u64) = (8, 1024);
 
