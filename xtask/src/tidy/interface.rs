@@ -9,37 +9,22 @@ use super::tree::{Finding, Tree};
 struct Page {
     path: &'static str,
     lines: &'static [(&'static str, usize)],
-    progress: Progress,
-}
-
-/// Whether what a page describes is all there.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Complete,
-    /// A row may say that nothing shows its line so far.
-    Growing,
 }
 
 const PAGES: [Page; 3] = [
     Page {
         path: "docs/aio-interface.md",
         lines: &[("A", 89)],
-        progress: Progress::Complete,
     },
     Page {
         path: "docs/job-interface.md",
         lines: &[("J", 57), ("B", 27)],
-        progress: Progress::Complete,
     },
     Page {
         path: "docs/block-interface.md",
         lines: &[("K", 41), ("M", 34), ("D", 18), ("X", 5)],
-        progress: Progress::Growing,
     },
 ];
-
-/// Fills a cell where nothing shows the line so far.
-const NOT_YET: &str = "not yet";
 
 /// Opens a cell that has a reason instead of a test.
 const NO_TEST: &str = "does not apply: ";
@@ -100,8 +85,7 @@ impl Page {
         let has_reason = cell
             .strip_prefix(NO_TEST)
             .is_some_and(|reason| !reason.is_empty());
-        let may_wait = self.progress == Progress::Growing;
-        cell.contains("[`") || has_reason || (may_wait && cell == NOT_YET)
+        cell.contains("[`") || has_reason
     }
 }
 
@@ -113,7 +97,6 @@ mod tests {
     const PAGE: Page = Page {
         path: "docs/p.md",
         lines: &[("A", 2), ("B", 1)],
-        progress: Progress::Complete,
     };
 
     const A: &str = "| A-1 | [`a`] |\n| A-2 | does not apply: there are none |\n";
@@ -169,19 +152,6 @@ mod tests {
             places(&findings),
             ["docs/p.md:3", "docs/p.md:4", "docs/p.md:5"]
         );
-    }
-
-    #[test]
-    fn a_page_that_grows_may_say_that_a_line_is_not_shown_yet() {
-        let page = Page {
-            progress: Progress::Growing,
-            ..PAGE
-        };
-        for (cell, is_fine) in [("not yet", true), ("not yet, but", false), ("", false)] {
-            let text = format!("| Line | Test |\n|---|---|\n{A}| B-1 | {cell} |\n");
-            let findings = check_page(&tree(&[("docs/p.md", &text)]), &page);
-            assert_eq!(findings.is_empty(), is_fine, "{cell}");
-        }
     }
 
     #[test]
