@@ -21,18 +21,19 @@ const SPEED: u64 = 8 * MIB;
 const STEP_MS: u64 = 10;
 const WRITERS: u64 = 8;
 
-/// Writes a block somewhere with each step of the clock, by several hands, until it is stopped.
+/// Writes a block somewhere in the first bytes with each step of the clock, by several hands, until it is stopped.
 struct Guest {
     stops: Rc<Cell<bool>>,
     hands: Vec<aio::Task<()>>,
 }
 
 impl Guest {
-    fn start(world: &World) -> Self {
+    fn start(world: &World, reach_bytes: u64) -> Self {
         let stops = Rc::new(Cell::new(false));
         let hands = (0..WRITERS).map(|hand| {
-            let writing = write_on(world.guest_above(), world.cx.clone(), hand, stops.clone());
-            world.cx.spawn(writing)
+            let (guest, cx, stops) = (world.guest_above(), world.cx.clone(), stops.clone());
+            let clusters = reach_bytes / CLUSTER;
+            world.cx.spawn(write_on((guest, cx), hand, clusters, stops))
         });
         let hands = hands.collect();
         Self { stops, hands }
@@ -47,12 +48,17 @@ impl Guest {
     }
 }
 
-async fn write_on(guest: Child, cx: AioContext, hand: u64, stops: Rc<Cell<bool>>) {
+async fn write_on(
+    (guest, cx): (Child, AioContext),
+    hand: u64,
+    clusters: u64,
+    stops: Rc<Cell<bool>>,
+) {
     for number in 0_u64.. {
         if stops.get() {
             return;
         }
-        let at = (number * WRITERS + hand) * 37 % (LEN / CLUSTER) * CLUSTER;
+        let at = (number * WRITERS + hand) * 37 % clusters * CLUSTER;
         let bytes = pattern(range(at, 512), number);
         write(&guest, &cx, at, &bytes).await.unwrap();
         cx.sleep_ns(STEP_MS * MS).await;
@@ -91,7 +97,7 @@ fn a_mirror_that_does_not_gain_on_its_guests_says_so() {
     with_clock(|cx, clock| async move {
         let world = World::full(&cx, LEN).await;
         let mirror = start(&world, limited(ConvergePolicy::GuestsFirst)).await;
-        let guest = Guest::start(&world);
+        let guest = Guest::start(&world, LEN);
         assert_eq!(run(&cx, &clock, &mirror, 20_000).await, None);
         let report = mirror.report().converge;
         assert_eq!(
@@ -116,7 +122,7 @@ fn guests_are_slowed_until_the_mirror_gains_on_them_and_not_while_it_stands() {
             delay_max_ns: 200 * MS,
         };
         let mirror = start(&world, limited(slow)).await;
-        let guest = Guest::start(&world);
+        let guest = Guest::start(&world, LEN);
         assert_eq!(run(&cx, &clock, &mirror, 2000).await, None);
         mirror.job().pause().unwrap();
         while mirror.job().status() != JobStatus::Paused {
@@ -135,6 +141,30 @@ fn guests_are_slowed_until_the_mirror_gains_on_them_and_not_while_it_stands() {
         guest.stop(&cx, &clock).await;
         complete_by(&cx, &clock, &mirror).await;
         assert_equal(&world).await;
+    });
+}
+
+#[test]
+fn a_mirror_that_is_outrun_by_its_guests_completes_all_the_same() {
+    with_clock(|cx, clock| async move {
+        let world = World::full(&cx, LEN).await;
+        let mirror = start(&world, options()).await;
+        assert!(run(&cx, &clock, &mirror, 20_000).await.is_some());
+        mirror.set_speed(SPEED).unwrap();
+        let guest = Guest::start(&world, LEN / 4);
+        while mirror.report().converge.estimate != Estimate::Outrun {
+            step(&cx, &clock).await;
+        }
+
+        mirror.job().complete().unwrap();
+        let mut took_ms = 0;
+        while mirror.job().outcome().is_none() {
+            step(&cx, &clock).await;
+            took_ms += STEP_MS;
+            assert!(took_ms < 60_000, "guests outrun it for ever");
+        }
+        mirror.job().wait().await.into_result().unwrap();
+        guest.stop(&cx, &clock).await;
     });
 }
 
