@@ -204,6 +204,14 @@ pub(super) struct Table {
 /// What each edge really asks for.
 pub(super) type Effective = BTreeMap<ChildKey, Permissions>;
 
+/// What has been found out so far: nodes that can be reached on many ways are looked at once.
+#[derive(Default)]
+struct Known {
+    edges: Effective,
+    /// What the users of a node ask for together.
+    needs: BTreeMap<NodeId, Option<Permissions>>,
+}
+
 impl Table {
     /// What each edge really asks for, in a graph without cycles.
     ///
@@ -211,15 +219,15 @@ impl Table {
     /// users it will later stand below. A filter does to its child what its own users do to it,
     /// and lets others do only what they allow.
     pub(super) fn effective(&self) -> Effective {
-        let mut known = Effective::new();
+        let mut known = Known::default();
         for edge in &self.edges {
             self.effective_of(edge, &mut known);
         }
-        known
+        known.edges
     }
 
-    fn effective_of(&self, edge: &EdgeFacts, known: &mut Effective) -> Permissions {
-        if let Some(&permissions) = known.get(&edge.key) {
+    fn effective_of(&self, edge: &EdgeFacts, known: &mut Known) -> Permissions {
+        if let Some(&permissions) = known.edges.get(&edge.key) {
             return permissions;
         }
         let permissions = match edge.owner.map(|owner| self.needs_of_users(owner, known)) {
@@ -228,12 +236,15 @@ impl Table {
             Some(Some(users)) if edge.role == ChildRole::Filtered => edge.declared.and(users),
             Some(Some(_)) => edge.declared,
         };
-        known.insert(edge.key, permissions);
+        known.edges.insert(edge.key, permissions);
         permissions
     }
 
     /// What the users of a node ask for together; `None` when it has none.
-    fn needs_of_users(&self, node: NodeId, known: &mut Effective) -> Option<Permissions> {
+    fn needs_of_users(&self, node: NodeId, known: &mut Known) -> Option<Permissions> {
+        if let Some(&needs) = known.needs.get(&node) {
+            return needs;
+        }
         let mut needs = self.pinned.contains(&node).then_some(Permissions::IDLE);
         for edge in self.edges.iter().filter(|edge| edge.node == node) {
             let in_use = match edge.owner {
@@ -245,6 +256,7 @@ impl Table {
                 needs = Some(users.and(self.effective_of(edge, known)));
             }
         }
+        known.needs.insert(node, needs);
         needs
     }
 

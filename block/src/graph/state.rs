@@ -1,6 +1,7 @@
 //! The structure of a graph: what is behind the lock.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
@@ -249,8 +250,9 @@ impl State {
 
     /// The same nodes, each before all that are below it.
     pub(super) fn upper_first(&self, nodes: &[Node]) -> Vec<Node> {
+        let mut heights = BTreeMap::new();
         let mut sorted = nodes.to_vec();
-        sorted.sort_by_key(|node| std::cmp::Reverse(self.height(node.id())));
+        sorted.sort_by_cached_key(|node| Reverse(self.height(node.id(), &mut heights)));
         sorted
     }
 
@@ -414,17 +416,32 @@ impl State {
         }
     }
 
-    /// Edges on the longest way down from a node.
-    fn height(&self, id: NodeId) -> usize {
+    /// Edges on the longest way down from a node; `known` has those of nodes that were asked for already.
+    fn height(&self, id: NodeId, known: &mut BTreeMap<NodeId, usize>) -> usize {
+        if let Some(height) = known.get(&id) {
+            return *height;
+        }
         let owned = self.edges().filter(|edge| edge.owner == Some(id));
-        let children = owned.map(|edge| self.height(edge.node().id()) + 1);
-        children.max().unwrap_or(0)
+        let children = owned.map(|edge| self.height(edge.node().id(), known) + 1);
+        let height = children.max().unwrap_or(0);
+        known.insert(id, height);
+        height
     }
 
     /// Whether `id` is `upper` or can be reached from it.
     pub(super) fn is_below(&self, upper: NodeId, id: NodeId) -> bool {
-        let mut owned = self.edges().filter(|edge| edge.owner == Some(upper));
-        upper == id || owned.any(|edge| self.is_below(edge.node().id(), id))
+        let mut reached = vec![upper];
+        let mut at = 0;
+        while let Some(&owner) = reached.get(at) {
+            at += 1;
+            let owned = self.edges().filter(|edge| edge.owner == Some(owner));
+            for below in owned.map(|edge| edge.node().id()) {
+                if !reached.contains(&below) {
+                    reached.push(below);
+                }
+            }
+        }
+        reached.contains(&id)
     }
 }
 

@@ -816,3 +816,39 @@ fn a_storm_of_writers_never_meets_a_section_nor_misses_a_filter() {
     assert_eq!(w.disk.writes(), usize::try_from(3 * WRITES).unwrap());
     assert!(w.disk.log().iter().all(|op| matches!(op, Op::Write(_))));
 }
+
+/// Each pair of nodes doubles the ways down: as many as no machine could walk.
+#[test]
+fn nodes_that_can_be_reached_on_many_ways_are_looked_at_once() {
+    const PAIRS: usize = 48;
+
+    let w = world();
+    let mut below = w.node.clone();
+    let mut all = vec![below.clone()];
+    let mut right_edges = Vec::new();
+    for pair in 0..PAIRS {
+        let sides = ["l", "r"].map(|side| pass_over(&w.graph, &format!("{side}{pair}"), &below));
+        let builder = w.graph.build_node(None).unwrap();
+        let [left, right] = sides.clone().map(|side| {
+            let wants = Permissions::IDLE;
+            builder
+                .attach(&side, "side", ChildRole::Filtered, wants)
+                .unwrap()
+        });
+        below = builder.finish(PassNode(Arc::new(left)));
+        right_edges.push(right);
+        all.extend(sides);
+        all.push(below.clone());
+    }
+
+    let guest = attach(&w.graph, &below, "export 'e'", Permissions::uses(&[READ]));
+    w.run(async {
+        let section = w.graph.drain(&all).await;
+        assert!(w.node.is_quiesced());
+        drop(section);
+        let edges = w.graph.edges();
+        let uses = |edge: &EdgeInfo| edge.permissions.uses.contains(Permission::ConsistentRead);
+        assert!(edges.iter().all(uses));
+    });
+    drop(guest);
+}

@@ -8,6 +8,7 @@ mod resize;
 mod zeroes;
 
 use std::{
+    any::Any,
     fs::File,
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
@@ -26,6 +27,7 @@ use self::{
 use crate::{
     allocation::{AllocationStatus, ByteRange, Extent},
     error::BlockError,
+    node::Node,
     node_driver::{
         Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
     },
@@ -192,6 +194,13 @@ impl FileNode {
             refused: Refused::default(),
             flush_failure: OnceLock::new(),
         }
+    }
+
+    /// The driver of `node`, if it is a file node.
+    #[must_use]
+    pub fn of(node: &Node) -> Option<&Self> {
+        let driver: &dyn Any = node.driver();
+        driver.downcast_ref()
     }
 
     /// What the path led to, to see whether two nodes have the same storage.
