@@ -4,6 +4,7 @@ mod parent;
 mod speed;
 
 use std::{
+    any::Any,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -71,6 +72,8 @@ enum Stage {
 struct Binding {
     job: WeakJob,
     driver: Weak<dyn BlockJobDriver>,
+    /// The same driver, for those who know its type.
+    itself: Weak<dyn Any + Send + Sync>,
 }
 
 impl BlockJob {
@@ -104,6 +107,13 @@ impl BlockJob {
         job.extension::<Self>().cloned()
     }
 
+    /// The driver, if it is a `D` and still there: how its own crate finds it again by its job.
+    #[must_use]
+    pub fn driver<D: BlockJobDriver>(&self) -> Option<Arc<D>> {
+        let driver = self.lock().stage.binding()?.itself.upgrade()?;
+        driver.downcast().ok()
+    }
+
     /// The block job that an event is about, if it is about one; also after the job was forgotten.
     #[must_use]
     pub fn of_event(job: &EventJob) -> Option<Self> {
@@ -118,10 +128,10 @@ impl BlockJob {
     ///
     /// When it is bound already, which is our own bug.
     pub fn bind<D: BlockJobDriver>(&self, job: &Job, driver: &Arc<D>) {
-        let driver: Weak<dyn BlockJobDriver> = Arc::<D>::downgrade(driver);
         let binding = Binding {
             job: job.downgrade(),
-            driver,
+            driver: Arc::<D>::downgrade(driver),
+            itself: Arc::<D>::downgrade(driver),
         };
         let is_drained = {
             let mut state = self.lock();

@@ -26,10 +26,10 @@ use std::{slice, sync::Arc};
 
 use aio::Handle;
 use block::{BlockError, Graph, Node, copy::CopyCounters, nodes::copy_before_write::AddedLatency};
-use blockjob::IoStatus;
+use blockjob::{BlockJob, IoStatus};
 use job::{Job, JobError, JobRegistry};
 
-use crate::pace::PaceReport;
+use crate::pace::{PaceReport, Tuning};
 
 use driver::BackupDriver;
 pub use group::{Action, Completion};
@@ -137,6 +137,14 @@ impl Backup {
         Ok(backup)
     }
 
+    /// The backup that `job` is, if it is one.
+    #[must_use]
+    pub fn of(job: &Job) -> Option<Self> {
+        let driver = BlockJob::of(job)?.driver::<BackupDriver>()?;
+        let job = job.clone();
+        Some(Self { job, driver })
+    }
+
     /// The job.
     #[must_use]
     pub fn job(&self) -> &Job {
@@ -157,6 +165,18 @@ impl Backup {
     pub fn set_speed(&self, speed_bytes_per_s: u64) -> Result<(), JobError> {
         self.job.check_verb(job::JobVerb::SetSpeed)?;
         self.driver.block_job.set_speed(speed_bytes_per_s);
+        Ok(())
+    }
+
+    /// Changes what bounds the copy under way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Job::check_verb`] for `change`.
+    pub fn tune(&self, tuning: Tuning) -> Result<(), JobError> {
+        self.job.check_verb(job::JobVerb::Change)?;
+        self.driver.tune(tuning);
+        self.job.wake();
         Ok(())
     }
 }

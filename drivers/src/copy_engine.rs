@@ -15,7 +15,7 @@ use block::{
 use blockjob::{BlockJob, ErrorAction, ErrorSide, OnError};
 use job::{Job, JobContext, JobError};
 
-use crate::pace::{AppliedRate, Pace, PaceLimits, PaceReason, PaceReport, Plan, Seen};
+use crate::pace::{AppliedRate, Pace, PaceLimits, PaceReason, PaceReport, Plan, Seen, Tuning};
 
 mod lanes;
 mod work;
@@ -26,7 +26,6 @@ pub(crate) use work::{Progress, Work};
 const RETRY_NS: u64 = 100_000_000;
 /// Longest sleep for the speed limit, in nanoseconds: nobody wakes us when a guest breaks the snapshot.
 const SLEEP_MAX_NS: u64 = 1_000_000_000;
-
 /// Most zeroes that one claim holds. A guest that writes there waits for all of them, and there are
 /// targets that write zeroes byte by byte.
 const ZERO_CLAIM_BYTES_MAX: u64 = 256 << 20;
@@ -136,6 +135,14 @@ impl<W: Work> CopyEngine<W> {
     /// How fast it copies, and what bounds that.
     pub(crate) fn pace(&self) -> PaceReport {
         lock(&self.state).report
+    }
+
+    /// Changes what a user bounds; counts from the next request on.
+    pub(crate) fn tune(&self, tuning: Tuning) {
+        if let Some(Some(_)) = tuning.guest_latency_ns {
+            self.guest_node.measure_latency();
+        }
+        lock(&self.state).pace.tune(tuning);
     }
 
     /// Counts the requests in flight, also after the engine has gone.

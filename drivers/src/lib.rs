@@ -18,5 +18,5 @@ mod pace;
 mod sync_bitmap;
 
 pub use converge::{ConvergePolicy, ConvergeReport, Estimate};
-pub use pace::{PaceReason, PaceReport};
+pub use pace::{PaceReason, PaceReport, Tuning};
 pub use sync_bitmap::BitmapMode;

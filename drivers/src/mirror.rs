@@ -34,13 +34,13 @@ use block::{
     mirror::{CopyMode, MirrorLoad, Unmap},
     nodes::AddedLatency,
 };
-use blockjob::OnError;
+use blockjob::{BlockJob, OnError};
 use job::{Job, JobError, Trigger};
 
 use crate::{
     converge::{ConvergePolicy, ConvergeReport},
     copy_engine::{EngineOptions, ErrorPolicies},
-    pace::{PaceLimits, PaceReport},
+    pace::{PaceLimits, PaceReport, Tuning},
     sync_bitmap::BitmapMode,
 };
 use driver::MirrorDriver;
@@ -269,6 +269,14 @@ pub struct Mirror {
 }
 
 impl Mirror {
+    /// The mirror that `job` is, if it is one.
+    #[must_use]
+    pub fn of(job: &Job) -> Option<Self> {
+        let driver = BlockJob::of(job)?.driver::<MirrorDriver>()?;
+        let job = job.clone();
+        Some(Self { job, driver })
+    }
+
     /// The job.
     #[must_use]
     pub fn job(&self) -> &Job {
@@ -281,7 +289,13 @@ impl Mirror {
         self.driver.report()
     }
 
-    /// When guests' writes get to the target.
+    /// When guests' writes get to the target; `None` once the mirror is over.
+    #[must_use]
+    pub fn copy_mode(&self) -> Option<CopyMode> {
+        self.driver.copy_mode()
+    }
+
+    /// Changes that for writes that begin from now on.
     ///
     /// # Errors
     ///
@@ -300,6 +314,18 @@ impl Mirror {
     pub fn set_speed(&self, speed_bytes_per_s: u64) -> Result<(), JobError> {
         self.job.check_verb(job::JobVerb::SetSpeed)?;
         self.driver.set_speed(speed_bytes_per_s);
+        Ok(())
+    }
+
+    /// Changes what bounds the copy under way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Job::check_verb`] for `change`.
+    pub fn tune(&self, tuning: Tuning) -> Result<(), JobError> {
+        self.job.check_verb(job::JobVerb::Change)?;
+        self.driver.tune(tuning);
+        self.job.wake();
         Ok(())
     }
 }

@@ -18,6 +18,8 @@
 mod budget;
 mod report;
 
+use std::num::NonZeroU32;
+
 use block::LatencyHistogram;
 
 use budget::{Budget, Moment, REQUEST_MIN_BYTES};
@@ -73,6 +75,16 @@ impl Default for PaceLimits {
             guest_latency_ns: None,
         }
     }
+}
+
+/// A change of what a user bounds of a copy under way. What is `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Most requests in flight; `Some(None)` for what the devices take.
+    pub max_workers: Option<Option<NonZeroU32>>,
+    /// Most that the copy may add to the 99th percentile of guest writes, in nanoseconds; `Some(None)` for no such
+    /// bound.
+    pub guest_latency_ns: Option<Option<u64>>,
 }
 
 /// Decides how many requests are in flight, and how large they are.
@@ -140,6 +152,19 @@ impl Pace {
             chunk_bytes: 0,
             guest: Guest::default(),
             budget: limits.guest_latency_ns.map(Budget::new),
+        }
+    }
+
+    /// Changes what a user bounds. A budget that changes is learnt anew.
+    pub(crate) fn tune(&mut self, tuning: Tuning) {
+        if let Some(max_workers) = tuning.max_workers {
+            self.limits.workers_max = max_workers.map_or(u32::MAX, NonZeroU32::get);
+        }
+        if let Some(guest_latency_ns) = tuning.guest_latency_ns
+            && guest_latency_ns != self.limits.guest_latency_ns
+        {
+            self.limits.guest_latency_ns = guest_latency_ns;
+            self.budget = guest_latency_ns.map(Budget::new);
         }
     }
 

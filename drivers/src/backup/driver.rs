@@ -27,6 +27,7 @@ use super::{
 use crate::{
     copy_engine::{CopyEngine, ErrorPolicies, job_error},
     departure::RETURN_MAX_NS,
+    pace::Tuning,
     sync_bitmap::{BitmapMode, Lacking, SyncBitmap},
 };
 
@@ -74,6 +75,12 @@ impl BackupDriver {
         match &*self.lock() {
             Stage::Held(held) => Some((held.cbw.clone(), held.engine.clone())),
             Stage::Over(_) => None,
+        }
+    }
+
+    pub(super) fn tune(&self, tuning: Tuning) {
+        if let Some((_, engine)) = self.tools() {
+            engine.tune(tuning);
         }
     }
 

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     copy_engine::job_error,
     departure::RETURN_MAX_NS,
+    pace::Tuning,
     sync_bitmap::{BitmapMode, Lacking, SyncBitmap},
 };
 
@@ -88,6 +89,14 @@ impl MirrorDriver {
 
     pub(super) fn set_copy_mode(&self, mode: CopyMode) {
         self.with_held(|held| held.mirror.mirror_copy().set_mode(mode));
+    }
+
+    pub(super) fn copy_mode(&self) -> Option<CopyMode> {
+        self.with_held(|held| held.mirror.mirror_copy().mode())
+    }
+
+    pub(super) fn tune(&self, tuning: Tuning) {
+        self.with_held(|held| held.engine.tune(tuning));
     }
 
     pub(super) fn report(&self) -> MirrorReport {

@@ -2,11 +2,13 @@
 
 mod world;
 
+use std::num::NonZeroU32;
+
 use block::LatencyHistogram;
 
 use super::{
-    CHUNK_ALONE_BYTES, CHUNK_SHARED_BYTES, Pace, PaceLimits, PaceReason, Plan, Seen, WINDOW_MAX,
-    WINDOW_SHARED_MAX,
+    CHUNK_ALONE_BYTES, CHUNK_SHARED_BYTES, Pace, PaceLimits, PaceReason, Plan, Seen, Tuning,
+    WINDOW_MAX, WINDOW_SHARED_MAX,
 };
 use world::{Device, World};
 
@@ -123,6 +125,30 @@ fn what_a_user_bounds_is_told_as_the_reason() {
         ..none
     };
     assert_eq!(bounded(one_goes_all_the_same).0, 1);
+}
+
+#[test]
+fn what_a_user_bounds_can_be_changed_under_way() {
+    let mut pace = unlimited();
+    let reason = |pace: &mut Pace| see(pace, 0, 0).reason;
+    assert_eq!(reason(&mut pace), PaceReason::Device);
+
+    pace.tune(Tuning {
+        max_workers: Some(NonZeroU32::new(1)),
+        ..Tuning::default()
+    });
+    assert_eq!(reason(&mut pace), PaceReason::MaxWorkers);
+    pace.tune(Tuning {
+        guest_latency_ns: Some(Some(1)),
+        ..Tuning::default()
+    });
+    assert_eq!(pace.limits.workers_max, 1, "what is not given stays");
+    assert!(pace.budget.is_some());
+    pace.tune(Tuning {
+        max_workers: Some(None),
+        guest_latency_ns: Some(None),
+    });
+    assert_eq!(reason(&mut pace), PaceReason::Device);
 }
 
 #[test]

@@ -1,9 +1,15 @@
 //! What users bound of a copy, and where its requests run.
 
+use std::num::NonZeroU32;
+
 use aio::{AioContext, Config, IoThread};
 use block::nodes::{FaultAction, FaultOp, FaultRule};
-use drivers::{PaceReason, backup::BackupOptions};
-use job::JobStatus;
+use drivers::{
+    PaceReason, Tuning,
+    backup::{Backup, BackupOptions},
+    mirror::Mirror,
+};
+use job::{JobErrorKind, JobStatus};
 
 use super::world::{CLUSTER, MIB, World, on_each_backend, options, range, settle, until};
 
@@ -75,6 +81,41 @@ fn requests_are_dealt_out_to_the_contexts_that_are_given() {
         backup.job().resume().unwrap();
         backup.job().wait().await.into_result().unwrap();
         assert!(world.target_bytes().await == world.source_bytes().await);
+    });
+}
+
+#[test]
+fn a_backup_that_is_found_by_its_job_is_tuned_under_way() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, 10 * MIB).await;
+        hold_writes(&world);
+        let backup = world
+            .start(BackupOptions {
+                max_workers: Some(1),
+                ..options()
+            })
+            .await
+            .unwrap();
+        world.at_target.wait_held(1).await;
+        settle(&cx).await;
+        assert_eq!(backup.report().requests_in_flight, 1);
+
+        let found = Backup::of(backup.job()).unwrap();
+        assert!(Mirror::of(backup.job()).is_none());
+        found
+            .tune(Tuning {
+                max_workers: Some(NonZeroU32::new(3)),
+                ..Tuning::default()
+            })
+            .unwrap();
+        world.at_target.wait_held(3).await;
+        settle(&cx).await;
+        assert_eq!(backup.report().requests_in_flight, 3);
+
+        go_on(&world);
+        backup.job().wait().await.into_result().unwrap();
+        let refused = found.tune(Tuning::default()).unwrap_err();
+        assert_eq!(refused.kind(), JobErrorKind::NotFound);
     });
 }
 
