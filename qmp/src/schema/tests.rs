@@ -1,0 +1,66 @@
+//! The schema of a few types.
+
+use serde_json::json;
+
+use super::{Order, Schema};
+use crate::{qapi_alternate, qapi_enum, qapi_struct, qapi_union};
+
+qapi_enum! {
+    enum Mode { On, Off }
+}
+
+qapi_struct! {
+    struct Leaf { names: Vec<String>, inner: Option<Tree>, mode: Mode }
+}
+
+qapi_union! {
+    struct Node { id: Option<i64> }
+    tag kind: Kinds, enum Branch { Leaf(Box<Leaf>), Bare(()) }
+}
+
+qapi_alternate! {
+    enum Tree { Name(String), Node(Box<Node>) }
+}
+
+#[test]
+fn types_that_contain_themselves_are_described_once() {
+    let mut schema = Schema::new();
+    schema.command::<Node, ()>("plant", Order::InBand);
+    schema.command::<(), Vec<Node>>("query-trees", Order::OutOfBand);
+    schema.event::<Leaf>("LEAF_FELL");
+    let found = schema.into_value();
+    let find = |name: &str| {
+        let mut all = found.as_array().unwrap().iter();
+        let entity = all.find(|it| it["name"] == name);
+        assert!(!all.any(|it| it["name"] == name), "{name} is there twice");
+        entity.unwrap_or_else(|| panic!("no {name} in {found:#}"))
+    };
+    let plant = find("plant");
+    let node = find(plant["arg-type"].as_str().unwrap());
+    assert_eq!(node["meta-type"], "object");
+    assert_eq!(node["tag"], "kind");
+    assert_eq!(
+        node["members"][1],
+        json!({"name": "id", "type": "int", "default": null})
+    );
+    let kinds = find(node["members"][0]["type"].as_str().unwrap());
+    assert_eq!(kinds["values"], json!(["leaf", "bare"]));
+    assert_eq!(node["variants"][0]["case"], "leaf");
+    let leaf = find(node["variants"][0]["type"].as_str().unwrap());
+    assert_eq!(
+        leaf["members"][0],
+        json!({"name": "names", "type": "[str]"})
+    );
+    let tree = find(leaf["members"][1]["type"].as_str().unwrap());
+    assert_eq!(
+        tree["members"],
+        json!([{"type": "str"}, {"type": plant["arg-type"]}])
+    );
+    assert_eq!(find("[str]")["element-type"], "str");
+    assert_eq!(find("int")["json-type"], "int");
+    let empty = find(node["variants"][1]["type"].as_str().unwrap());
+    assert_eq!(empty["members"], json!([]));
+    assert_eq!(plant["ret-type"], empty["name"]);
+    assert_eq!(find("query-trees")["allow-oob"], true);
+    assert_eq!(find("LEAF_FELL")["arg-type"], leaf["name"]);
+}
