@@ -6,6 +6,7 @@
 //! ```text
 //!   serve      accepts; one per server          negotiate  one per client, at most ten seconds
 //!   connection reads, sends, one per client     request    one task per request, on the node
+//!   status     what metadata contexts tell      host       connections on another context
 //! ```
 //!
 //! Data goes from the node's buffer to the socket and back without a copy; what had to be copied is
@@ -13,25 +14,21 @@
 //! the order in which they end. An export keeps quiet while its node is drained, new clients
 //! included, and never notices that a filter is put between it and its node.
 //!
-//! Missing on purpose: TLS (so only this host is served unless that is asked for), dirty bitmaps as
-//! metadata contexts, extended headers.
+//! Missing on purpose: TLS (so only this host is served unless that is asked for).
 
 use std::{
     fmt,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, Weak},
 };
 
-use aio::Fd;
-use block::{Graph, Node};
+use aio::Handle;
+use block::{Bitmap, Graph, Node};
 
 mod connection;
 mod error;
 mod exported;
 mod gate;
+mod host;
 mod inbox;
 mod line;
 mod listen;
@@ -41,20 +38,18 @@ mod outbox;
 mod request;
 mod send;
 mod serve;
+mod server;
 mod signal;
+mod status;
 
 pub use self::error::ExportError;
 use self::{
     exported::Exported,
-    line::Line,
     listen::Listener,
     serve::{Serving, serve},
-    signal::Signal,
+    server::Server,
 };
 pub use nbd::{NbdAddress, NbdUri, UriError};
-
-/// Longest time that stopping a server waits for requests that have begun.
-const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// Who can reach a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +94,14 @@ pub struct ExportOptions {
     pub writable: bool,
     /// One line for people who list the exports; may be empty.
     pub description: String,
+    /// Whether each write is durable when it is answered, as if the client had asked for that.
+    pub writethrough: bool,
+    /// Bitmaps to show, each as the metadata context `qemu:dirty-bitmap:NAME`. They are busy until the export is gone.
+    pub bitmaps: Vec<Bitmap>,
+    /// Whether to show in which layer the bytes are, as the metadata context `qemu:allocation-depth`.
+    pub allocation_depth: bool,
+    /// The context that serves clients after their handshake; the server's if there is none.
+    pub context: Option<Handle>,
 }
 
 impl ExportOptions {
@@ -109,6 +112,10 @@ impl ExportOptions {
             node: node.clone(),
             writable: false,
             description: String::new(),
+            writethrough: false,
+            bitmaps: Vec::new(),
+            allocation_depth: false,
+            context: None,
         }
     }
 }
@@ -154,7 +161,7 @@ pub enum RemoveMode {
 pub struct NbdServer {
     shared: Arc<Server>,
     address: NbdAddress,
-    handle: aio::Handle,
+    handle: Handle,
 }
 
 impl NbdServer {
@@ -170,23 +177,14 @@ impl NbdServer {
     /// - [`ExportError::AddressInUse`], [`ExportError::NotASocket`]: something is in the way.
     /// - [`ExportError::Listen`]: the system refuses.
     pub fn start(
-        handle: &aio::Handle,
+        handle: &Handle,
         graph: &Graph,
         address: &NbdAddress,
         options: NbdServerOptions,
     ) -> Result<Self, ExportError> {
-        let listener = Listener::bind(address, options.reach)?;
+        let listener = Arc::new(Listener::bind(address, options.reach)?);
         let address = listener.address().clone();
-        let shared = Arc::new(Server {
-            graph: graph.clone(),
-            options,
-            state: Mutex::default(),
-            clients: AtomicUsize::new(0),
-            stopping: AtomicBool::new(false),
-            changed: Signal::default(),
-            has_ended: Mutex::new(false),
-            end: Condvar::new(),
-        });
+        let shared = Server::new(graph, options, &listener);
         let serving = Serving(shared.clone());
         drop(handle.spawn(move |cx| serve(cx, listener, serving)));
         Ok(Self {
@@ -216,11 +214,13 @@ impl NbdServer {
     /// # Errors
     ///
     /// - [`ExportError::NameTaken`], [`ExportError::NameTooLong`].
-    /// - [`ExportError::Node`]: another user of the node does not allow it, or the node is read-only.
+    /// - [`ExportError::Node`]: another user of the node does not allow it, the node is read-only, or a bitmap is in
+    ///   use or inconsistent.
+    /// - [`ExportError::EnabledBitmap`], [`ExportError::BitmapLength`].
     /// - [`ExportError::Stopped`]: the server has lost its context.
     pub fn add_export(&self, options: ExportOptions) -> Result<Export, ExportError> {
         self.shared.check_name(&options.name)?;
-        let exported = Exported::attach(&self.shared.graph, options)?;
+        let exported = Exported::attach(self.shared.graph(), options)?;
         self.shared.insert(&exported)?;
         Ok(Export {
             server: Arc::downgrade(&self.shared),
@@ -241,7 +241,8 @@ impl NbdServer {
             .collect()
     }
 
-    /// Stops the server: no new clients, all clients disconnected, all exports removed, the socket file gone.
+    /// Stops the server: no new clients, all clients disconnected, all exports removed, the socket file gone, so that
+    /// another server can listen there.
     ///
     /// Requests that have begun are not broken off. This waits for them, but not longer than two
     /// seconds, and not at all on the thread of the server's own context.
@@ -288,6 +289,39 @@ impl Export {
         self.exported.counters()
     }
 
+    /// The node that is served now, which may be a filter above the one that was exported; `None` once the export is
+    /// removed.
+    #[must_use]
+    pub fn node(&self) -> Option<Node> {
+        self.exported.node()
+    }
+
+    /// Whether the export is removed and every request of its last clients has ended.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.exported.is_gone()
+    }
+
+    /// Takes the export away: nobody finds it any more, and its clients are disconnected. It is
+    /// [gone](Self::gone) when their requests have ended. Waits for nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::InUse`] in safe mode, with a client; nothing is changed then.
+    pub fn begin_remove(&self, mode: RemoveMode) -> Result<(), ExportError> {
+        let exported = &self.exported;
+        exported.remove_if(|clients| mode == RemoveMode::Hard || clients == 0)?;
+        if let Some(server) = self.server.upgrade() {
+            server.forget(exported);
+        }
+        Ok(())
+    }
+
+    /// Waits until the last connection to an export that was removed has let go of the node. Needs no context.
+    pub async fn gone(&self) {
+        self.exported.unused().await;
+    }
+
     /// Takes the export away, and returns once its edge to the node is gone: no client is left and every
     /// request has ended.
     ///
@@ -295,14 +329,10 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// [`ExportError::InUse`] in safe mode, with a client; nothing is changed then.
+    /// As [`begin_remove`](Self::begin_remove).
     pub async fn remove(&self, mode: RemoveMode) -> Result<(), ExportError> {
-        let exported = &self.exported;
-        exported.remove_if(|clients| mode == RemoveMode::Hard || clients == 0)?;
-        if let Some(server) = self.server.upgrade() {
-            server.forget(exported);
-        }
-        exported.unused().await;
+        self.begin_remove(mode)?;
+        self.gone().await;
         Ok(())
     }
 }
@@ -313,158 +343,5 @@ impl fmt::Debug for Export {
             .field("name", &self.name())
             .field("counters", &self.counters())
             .finish_non_exhaustive()
-    }
-}
-
-/// A server as its handles and its tasks share it.
-#[derive(Debug)]
-struct Server {
-    graph: Graph,
-    options: NbdServerOptions,
-    state: Mutex<State>,
-    clients: AtomicUsize,
-    stopping: AtomicBool,
-    /// Raised when a client leaves or the server is to stop.
-    changed: Signal,
-    has_ended: Mutex<bool>,
-    end: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    exports: Vec<Arc<Exported>>,
-    lines: Vec<Arc<Line>>,
-}
-
-impl Server {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn exported(&self) -> Vec<Arc<Exported>> {
-        self.state().exports.clone()
-    }
-
-    fn changed(&self) -> &Signal {
-        &self.changed
-    }
-
-    fn clients(&self) -> usize {
-        self.clients.load(Ordering::Acquire)
-    }
-
-    fn clients_max(&self) -> usize {
-        self.options.clients_max.max(1)
-    }
-
-    fn handshake_ns_max(&self) -> u64 {
-        self.options.handshake_ns_max
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
-    fn check_name(&self, name: &str) -> Result<(), ExportError> {
-        if self.is_stopping() {
-            return Err(ExportError::Stopped);
-        }
-        let taken = self.exported().iter().any(|export| export.name() == name);
-        if taken {
-            return Err(ExportError::NameTaken(name.to_owned()));
-        }
-        Ok(())
-    }
-
-    fn insert(&self, exported: &Arc<Exported>) -> Result<(), ExportError> {
-        let mut state = self.state();
-        let mut exports = state.exports.iter();
-        // Another thread may have been quicker since the name was checked.
-        if exports.any(|export| export.name() == exported.name()) {
-            return Err(ExportError::NameTaken(exported.name().to_owned()));
-        }
-        if self.is_stopping() {
-            return Err(ExportError::Stopped);
-        }
-        state.exports.push(exported.clone());
-        Ok(())
-    }
-
-    /// Takes a removed export off the list and disconnects its clients.
-    fn forget(&self, exported: &Arc<Exported>) {
-        let mut state = self.state();
-        state
-            .exports
-            .retain(|export| !Arc::ptr_eq(export, exported));
-        let lines = state.lines.clone();
-        drop(state);
-        for line in lines {
-            let chosen = line.export();
-            if chosen.is_some_and(|export| Arc::ptr_eq(export, exported)) {
-                line.close();
-            }
-        }
-    }
-
-    /// Takes a new client in, unless the server is to stop.
-    fn admit(&self, socket: Fd) -> Option<Arc<Line>> {
-        let mut state = self.state();
-        // Under the lock, so that whoever stops the server sees this line or keeps it out.
-        if self.is_stopping() {
-            return None;
-        }
-        let line = Arc::new(Line::new(socket));
-        state.lines.push(line.clone());
-        self.clients.store(state.lines.len(), Ordering::Release);
-        Some(line)
-    }
-
-    /// Forgets a client that has left.
-    fn leave(&self, line: &Arc<Line>) {
-        let mut state = self.state();
-        state.lines.retain(|other| !Arc::ptr_eq(other, line));
-        self.clients.store(state.lines.len(), Ordering::Release);
-        drop(state);
-        self.changed.raise();
-    }
-
-    fn stop(&self) {
-        let mut state = self.state();
-        self.stopping.store(true, Ordering::Release);
-        let exports = std::mem::take(&mut state.exports);
-        let lines = state.lines.clone();
-        drop(state);
-        for export in exports {
-            let removed = export.remove_if(|_| true);
-            debug_assert!(removed.is_ok(), "any number of clients will do");
-        }
-        for line in lines {
-            line.close();
-        }
-        self.changed.raise();
-    }
-
-    /// Notes that the server's task is over; its context may have been closed under it.
-    fn ended(&self) {
-        self.stop();
-        *self
-            .has_ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = true;
-        self.end.notify_all();
-    }
-
-    fn wait_ended(&self) {
-        let has_ended = self
-            .has_ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .end
-            .wait_timeout_while(has_ended, STOP_MAX, |ended| !*ended);
-        let (has_ended, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if !*has_ended {
-            tracing::warn!("requests of an NBD server do not end; it is left to itself");
-        }
     }
 }

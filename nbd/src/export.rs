@@ -7,6 +7,13 @@ use crate::request::MAX_TRANSFER_BYTES;
 /// The one metadata context the protocol itself defines.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 
+/// The metadata context that says in which layer the bytes are: 1 is the
+/// exported node, 0 nowhere.
+pub const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
+
+/// What stands before the name of a dirty bitmap in that of its context.
+pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
+
 /// An export as the negotiation shows it to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportInfo {

@@ -33,6 +33,9 @@ impl TransmissionFlags {
     pub const SEND_CACHE: Self = Self(1 << 10);
     /// Write-zeroes may carry [`CommandFlags::FAST_ZERO`].
     pub const SEND_FAST_ZERO: Self = Self(1 << 11);
+    /// Block status may carry [`CommandFlags::PAYLOAD_LEN`]; the negotiation
+    /// sets it exactly when headers are extended.
+    pub const BLOCK_STATUS_PAYLOAD: Self = Self(1 << 12);
 
     /// The set with these bits; unknown ones are kept.
     pub const fn from_bits(bits: u16) -> Self {
@@ -81,6 +84,9 @@ impl CommandFlags {
     pub const REQ_ONE: Self = Self(1 << 3);
     /// Fail at once unless zeroing is faster than writing.
     pub const FAST_ZERO: Self = Self(1 << 4);
+    /// With extended headers: the length is that of the data that follows, not
+    /// that of the range. Every write has it on the wire, and no decoded one.
+    pub const PAYLOAD_LEN: Self = Self(1 << 5);
 
     /// The set with these bits; unknown ones are kept.
     pub const fn from_bits(bits: u16) -> Self {
@@ -95,6 +101,12 @@ impl CommandFlags {
     /// Whether all of `other` is in this set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// This set without the members of `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 }
 

@@ -24,8 +24,8 @@
 //! Data of reads and writes stays in the caller's own buffers: a header says
 //! how many payload bytes follow, and the caller moves them.
 //!
-//! Missing on purpose: TLS (refused), extended headers (refused; see
-//! [`HeaderMode`]), oldstyle negotiation, limits in time (the caller's).
+//! Missing on purpose: TLS (refused), extended headers on the client's side,
+//! oldstyle negotiation, limits in time (the caller's).
 
 #![forbid(unsafe_code)]
 
@@ -53,7 +53,10 @@ pub use client::{
 };
 pub use errno::Errno;
 pub use error::ProtocolError;
-pub use export::{BASE_ALLOCATION, BlockSizes, ExportInfo, ExportLimits, MetaContext};
+pub use export::{
+    ALLOCATION_DEPTH, BASE_ALLOCATION, BlockSizes, DIRTY_BITMAP, ExportInfo, ExportLimits,
+    MetaContext,
+};
 pub use flags::{CommandFlags, TransmissionFlags};
 pub use option::{MAX_OPTION_BYTES, MAX_SKIPPED_OPTION_BYTES, OptionRefusal};
 pub use reply::{
@@ -64,6 +67,6 @@ pub use request::{Command, HeaderMode, MAX_TRANSFER_BYTES, Request};
 pub use server::{MAX_OPTIONS, Negotiation, Outcome, Session};
 pub use status::{
     BlockStatus, MAX_STATUS_EXTENTS, STATE_DIRTY, STATE_HOLE, STATE_ZERO, StatusExtent,
-    block_status_chunk,
+    StatusQuery, block_status_chunk, extended_status_chunk,
 };
 pub use wire::{HeaderBytes, MAX_STRING_BYTES};

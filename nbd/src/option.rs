@@ -64,6 +64,8 @@ pub enum OptionRefusal {
     BlockSizeRequired,
     /// The request or its reply is too big.
     TooBig,
+    /// Only with extended headers, or not any more once they are in use.
+    ExtendedHeaders,
     /// An error the protocol text does not list.
     Other(u32),
 }
@@ -81,6 +83,7 @@ impl OptionRefusal {
                 Self::ShuttingDown => 7,
                 Self::BlockSizeRequired => 8,
                 Self::TooBig => 9,
+                Self::ExtendedHeaders => 10,
                 Self::Other(number) => number,
             }
     }
@@ -96,6 +99,7 @@ impl OptionRefusal {
             7 => Self::ShuttingDown,
             8 => Self::BlockSizeRequired,
             9 => Self::TooBig,
+            10 => Self::ExtendedHeaders,
             number => Self::Other(number),
         }
     }
@@ -113,6 +117,7 @@ impl fmt::Display for OptionRefusal {
             Self::ShuttingDown => "server is shutting down",
             Self::BlockSizeRequired => "block sizes must be negotiated",
             Self::TooBig => "too big",
+            Self::ExtendedHeaders => "a matter of extended headers",
             Self::Other(number) => return write!(f, "option error {number}"),
         };
         f.write_str(text)
@@ -205,7 +210,7 @@ mod tests {
 
     #[test]
     fn refusals_keep_their_numbers() {
-        for number in (1..=9).chain([77]) {
+        for number in (1..=10).chain([77]) {
             let wire = 0x8000_0000 + number;
             assert_eq!(OptionRefusal::from_wire(wire).to_wire(), wire);
         }

@@ -9,9 +9,9 @@ use crate::option::put_option;
 use crate::{
     BASE_ALLOCATION, BlockSizes, BlockStatus, ChunkBody, ChunkEnd, ClientGoal, ClientNegotiation,
     Command, CommandFlags, Errno, ErrorReport, ErrorShape, ExportInfo, ExportLimits, HeaderMode,
-    MAX_TRANSFER_BYTES, Negotiation, Reply, ReplyStyle, Request, StatusExtent, TransmissionFlags,
-    block_status_chunk, data_chunk, error_at_chunk, error_chunk, hole_chunk, none_chunk,
-    simple_reply,
+    MAX_TRANSFER_BYTES, Negotiation, Reply, ReplyStyle, Request, StatusExtent, StatusQuery,
+    TransmissionFlags, block_status_chunk, data_chunk, error_at_chunk, error_chunk, hole_chunk,
+    none_chunk, simple_reply,
 };
 
 /// All that one option can make the server say about [`exports`].
@@ -115,9 +115,18 @@ proptest! {
     #[test]
     fn a_request_decodes_to_itself(request in request(), tail in vec(any::<u8>(), 0..8)) {
         let mut bytes = request.encode(HeaderMode::Compact).to_vec();
-        bytes.extend(tail);
+        bytes.extend(&tail);
         let decoded = Request::decode(HeaderMode::Compact, &bytes);
         prop_assert_eq!(decoded, Ok(Some((request, 28))));
+
+        let mut bytes = request.encode(HeaderMode::Extended).to_vec();
+        bytes.extend(tail);
+        let decoded = Request::decode(HeaderMode::Extended, &bytes);
+        let mut want = request;
+        if want.command == Command::Write {
+            want.flags = want.flags.without(CommandFlags::PAYLOAD_LEN);
+        }
+        prop_assert_eq!(decoded, Ok(Some((want, 32))));
     }
 
     #[test]
@@ -137,7 +146,8 @@ proptest! {
             let end = request.offset_bytes.checked_add(request.len_bytes).unwrap();
             prop_assert!(end <= size_bytes);
             prop_assert_eq!((request.offset_bytes | request.len_bytes) % (1 << shift), 0);
-            prop_assert!(request.payload_bytes() <= u64::from(MAX_TRANSFER_BYTES));
+            let payload_bytes = request.payload_bytes(HeaderMode::Extended);
+            prop_assert!(payload_bytes <= u64::from(MAX_TRANSFER_BYTES));
             let read_only = limits.flags.contains(TransmissionFlags::READ_ONLY);
             prop_assert!(!(read_only && request.command.modifies()));
         }
@@ -269,11 +279,12 @@ proptest! {
     }
 
     #[test]
-    fn decoders_survive_random_bytes(magic in 0..4_u8, bytes in vec(any::<u8>(), 0..80)) {
+    fn decoders_survive_random_bytes(magic in 0..5_u8, bytes in vec(any::<u8>(), 0..80)) {
         let head: &[u8] = match magic {
             0 => b"",
             1 => b"\x25\x60\x95\x13",
             2 => b"\x67\x44\x66\x98",
+            3 => b"\x21\xe4\x1c\x71",
             _ => b"\x66\x8e\x33\xef\0\x01",
         };
         let bytes = [head, &bytes].concat();
@@ -281,6 +292,8 @@ proptest! {
             prop_assert!(len <= bytes.len());
             prop_assert_eq!(&request.encode(HeaderMode::Compact)[..], &bytes[..len]);
         }
+        let _ = Request::decode(HeaderMode::Extended, &bytes);
+        let _ = StatusQuery::decode(&bytes);
         for style in [ReplyStyle::Simple, ReplyStyle::Structured] {
             if let Ok(Some((_, len))) = Reply::decode(style, &bytes) {
                 prop_assert!(len <= bytes.len() && len <= 32);

@@ -9,14 +9,18 @@
 //!                       ERROR:         error u32, text length u16, text
 //!                       ERROR_OFFSET:  the same, offset u64
 //!                       BLOCK_STATUS:  context u32, (length u32, flags u32)…
+//!            with extended headers the offset of the request follows the
+//!            cookie, the length has 64 bits, and block status is
+//!                       BLOCK_STATUS_EXT: context u32, count u32, (length u64, flags u64)…
 //! ```
 
 use crate::errno::Errno;
 use crate::error::ProtocolError;
-use crate::request::{MAX_TRANSFER_BYTES, Request};
+use crate::request::{HeaderMode, MAX_TRANSFER_BYTES, Request};
 use crate::status::MAX_STATUS_PAYLOAD_BYTES;
 use crate::wire::{
-    CHUNK_MAGIC, Fields, HeaderBytes, MAX_STRING_BYTES, SIMPLE_REPLY_MAGIC, display_text,
+    CHUNK_MAGIC, EXTENDED_CHUNK_MAGIC, Fields, HeaderBytes, MAX_STRING_BYTES, SIMPLE_REPLY_MAGIC,
+    display_text,
 };
 
 const FLAG_DONE: u16 = 1 << 0;
@@ -25,6 +29,7 @@ const TYPE_NONE: u16 = 0;
 const TYPE_OFFSET_DATA: u16 = 1;
 const TYPE_OFFSET_HOLE: u16 = 2;
 pub(crate) const TYPE_BLOCK_STATUS: u16 = 5;
+pub(crate) const TYPE_BLOCK_STATUS_EXTENDED: u16 = 6;
 const TYPE_ERROR_BIT: u16 = 1 << 15;
 const TYPE_ERROR: u16 = TYPE_ERROR_BIT | 1;
 const TYPE_ERROR_OFFSET: u16 = TYPE_ERROR_BIT | 2;
@@ -196,6 +201,36 @@ pub(crate) fn chunk(cookie: u64, kind: u16, end: ChunkEnd, payload_bytes: u32) -
         .with(&kind.to_be_bytes())
         .with(&cookie.to_be_bytes())
         .with(&payload_bytes.to_be_bytes())
+}
+
+/// Bytes of a chunk before its payload, with compact headers.
+pub(crate) const CHUNK_BYTES: usize = 20;
+
+impl HeaderMode {
+    /// A header of a reply to `request`, as made by [`ReplyStyle`] or as a
+    /// chunk, in the layout of this mode.
+    pub fn reply_header(self, request: &Request, header: HeaderBytes) -> HeaderBytes {
+        match self {
+            HeaderMode::Compact => header,
+            HeaderMode::Extended => extended(request, &header),
+        }
+    }
+}
+
+/// The same chunk with an extended header.
+fn extended(request: &Request, compact: &[u8]) -> HeaderBytes {
+    let (header, payload) = compact.split_at(CHUNK_BYTES);
+    debug_assert!(
+        header.starts_with(&CHUNK_MAGIC.to_be_bytes()),
+        "extended headers know no simple replies"
+    );
+    HeaderBytes::new()
+        .with(&EXTENDED_CHUNK_MAGIC.to_be_bytes())
+        .with(&header[4..16])
+        .with(&request.offset_bytes.to_be_bytes())
+        .with(&[0; 4])
+        .with(&header[16..])
+        .with(payload)
 }
 
 /// A reply header as a client reads it.

@@ -5,20 +5,20 @@ use crate::errno::Errno;
 use crate::error::ProtocolError;
 use crate::export::ExportLimits;
 use crate::flags::{CommandFlags, TransmissionFlags};
-use crate::wire::{Fields, HeaderBytes, REQUEST_MAGIC};
+use crate::wire::{EXTENDED_REQUEST_MAGIC, Fields, HeaderBytes, REQUEST_MAGIC};
 
 /// Longest read or write that is ever served or asked for, in bytes.
 pub const MAX_TRANSFER_BYTES: u32 = 32 * 1024 * 1024;
 
 /// Which layout the headers of the transmission phase have.
-///
-/// Extended headers (64-bit lengths) would be the second variant; the
-/// negotiation refuses them for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeaderMode {
     /// Lengths have 32 bits; a request header is 28 bytes.
     Compact,
+    /// Lengths have 64 bits; a request header is 32 bytes, as is that of a
+    /// chunk, and all replies come in chunks.
+    Extended,
 }
 
 impl HeaderMode {
@@ -26,6 +26,14 @@ impl HeaderMode {
     pub const fn request_bytes(self) -> usize {
         match self {
             HeaderMode::Compact => 28,
+            HeaderMode::Extended => 32,
+        }
+    }
+
+    const fn request_magic(self) -> u32 {
+        match self {
+            HeaderMode::Compact => REQUEST_MAGIC,
+            HeaderMode::Extended => EXTENDED_REQUEST_MAGIC,
         }
     }
 }
@@ -107,7 +115,8 @@ impl Request {
     /// Reads the header at the start of `bytes`.
     ///
     /// Returns it with its length in bytes, or `None` if more bytes are
-    /// needed. [`payload_bytes`](Self::payload_bytes) of data follow it.
+    /// needed. [`payload_bytes`](Self::payload_bytes) of data follow it. That a
+    /// write has data needs no flag: an extended one is shown without it.
     ///
     /// # Errors
     ///
@@ -116,7 +125,7 @@ impl Request {
         let mut fields = Fields::new(bytes);
         match fields.u32() {
             None => return Ok(None),
-            Some(REQUEST_MAGIC) => {}
+            Some(magic) if magic == mode.request_magic() => {}
             Some(found) => {
                 return Err(ProtocolError::BadMagic {
                     expected: "request",
@@ -124,17 +133,24 @@ impl Request {
                 });
             }
         }
-        Ok(Self::fields(fields).map(|request| (request, mode.request_bytes())))
+        Ok(Self::fields(mode, fields).map(|request| (request, mode.request_bytes())))
     }
 
-    fn fields(mut fields: Fields<'_>) -> Option<Self> {
-        Some(Self {
+    fn fields(mode: HeaderMode, mut fields: Fields<'_>) -> Option<Self> {
+        let mut request = Self {
             flags: CommandFlags::from_bits(fields.u16()?),
             command: Command::from_wire(fields.u16()?),
             cookie: fields.u64()?,
             offset_bytes: fields.u64()?,
-            len_bytes: u64::from(fields.u32()?),
-        })
+            len_bytes: match mode {
+                HeaderMode::Compact => u64::from(fields.u32()?),
+                HeaderMode::Extended => fields.u64()?,
+            },
+        };
+        if mode == HeaderMode::Extended && request.command == Command::Write {
+            request.flags = request.flags.without(CommandFlags::PAYLOAD_LEN);
+        }
+        Some(request)
     }
 
     /// The header as a client sends it, before the data of a write.
@@ -146,27 +162,38 @@ impl Request {
     /// write-zeroes, cache or block status of 4 GiB or more, which the caller
     /// must split.
     pub fn encode(&self, mode: HeaderMode) -> HeaderBytes {
-        match mode {
-            HeaderMode::Compact => {}
-        }
-        let len = u32::try_from(self.len_bytes).expect("compact requests are below 4 GiB");
-        HeaderBytes::new()
-            .with(&REQUEST_MAGIC.to_be_bytes())
-            .with(&self.flags.bits().to_be_bytes())
+        let flags = match mode {
+            HeaderMode::Extended if self.command == Command::Write => {
+                self.flags | CommandFlags::PAYLOAD_LEN
+            }
+            HeaderMode::Compact | HeaderMode::Extended => self.flags,
+        };
+        let header = HeaderBytes::new()
+            .with(&mode.request_magic().to_be_bytes())
+            .with(&flags.bits().to_be_bytes())
             .with(&self.command.to_wire().to_be_bytes())
             .with(&self.cookie.to_be_bytes())
-            .with(&self.offset_bytes.to_be_bytes())
-            .with(&len.to_be_bytes())
+            .with(&self.offset_bytes.to_be_bytes());
+        match mode {
+            HeaderMode::Compact => {
+                let len = u32::try_from(self.len_bytes).expect("compact requests are below 4 GiB");
+                header.with(&len.to_be_bytes())
+            }
+            HeaderMode::Extended => header.with(&self.len_bytes.to_be_bytes()),
+        }
     }
 
     /// How many bytes of data follow the header on the wire.
     ///
     /// A request that is refused still has them: read and drop them (in small
-    /// pieces; the number is the client's word, up to 4 GiB) before the next
-    /// header.
-    pub const fn payload_bytes(&self) -> u64 {
-        match self.command {
-            Command::Write => self.len_bytes,
+    /// pieces) before the next header. The number is the client's word; where
+    /// it is over 4 GiB, which only extended headers can say, leave the client.
+    pub const fn payload_bytes(&self, mode: HeaderMode) -> u64 {
+        match (self.command, mode) {
+            (Command::Write, _) => self.len_bytes,
+            (_, HeaderMode::Extended) if self.flags.contains(CommandFlags::PAYLOAD_LEN) => {
+                self.len_bytes
+            }
             _ => 0,
         }
     }

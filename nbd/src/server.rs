@@ -91,6 +91,7 @@ pub struct Negotiation {
     output: Vec<u8>,
     client_flags: u16,
     replies: ReplyStyle,
+    headers: HeaderMode,
     /// The last successful choice of contexts, and for which export name.
     selected: Option<Selection>,
     options_seen: u32,
@@ -138,6 +139,7 @@ impl Negotiation {
             output,
             client_flags: 0,
             replies: ReplyStyle::Simple,
+            headers: HeaderMode::Compact,
             selected: None,
             options_seen: 0,
         }
@@ -278,8 +280,17 @@ impl Negotiation {
                 self.reply(option, REP_ACK, &[]);
                 return State::Ended(Outcome::Aborted);
             }
-            OPT_LIST | OPT_STRUCTURED_REPLY | OPT_STARTTLS if len_bytes != 0 => {
+            OPT_LIST | OPT_STRUCTURED_REPLY | OPT_EXTENDED_HEADERS | OPT_STARTTLS
+                if len_bytes != 0 =>
+            {
                 self.refuse(option, OptionRefusal::Invalid, "option takes no data");
+            }
+            OPT_STRUCTURED_REPLY | OPT_EXTENDED_HEADERS if self.headers == HeaderMode::Extended => {
+                let refusal = match option {
+                    OPT_EXTENDED_HEADERS => OptionRefusal::Invalid,
+                    _ => OptionRefusal::ExtendedHeaders,
+                };
+                self.refuse(option, refusal, "extended headers are in use");
             }
             OPT_LIST => self.list(exports),
             OPT_STRUCTURED_REPLY => {
@@ -290,11 +301,10 @@ impl Negotiation {
                 self.refuse(option, OptionRefusal::Unsupported, "TLS is not supported");
             }
             OPT_EXTENDED_HEADERS => {
-                self.refuse(
-                    option,
-                    OptionRefusal::Unsupported,
-                    "extended headers are not supported",
-                );
+                // They bring chunks along.
+                self.replies = ReplyStyle::Structured;
+                self.headers = HeaderMode::Extended;
+                self.reply(option, REP_ACK, &[]);
             }
             _ if carries_data(option) => {
                 if option == OPT_SET_META_CONTEXT {
@@ -457,12 +467,12 @@ impl Negotiation {
             export: index,
             limits: ExportLimits {
                 size_bytes: export.size_bytes,
-                flags: offered_flags(export.flags, self.replies),
+                flags: offered_flags(export.flags, self.replies, self.headers),
                 block_sizes: export.block_sizes,
                 has_contexts: !contexts.is_empty(),
             },
             replies: self.replies,
-            headers: HeaderMode::Compact,
+            headers: self.headers,
             contexts,
         }
     }

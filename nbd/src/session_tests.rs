@@ -98,7 +98,8 @@ impl World {
         let (got, len) = Request::decode(self.session.headers, &wire)
             .unwrap()
             .unwrap();
-        assert_eq!((got, got.payload_bytes()), (request, payload.len() as u64));
+        let payload_bytes = got.payload_bytes(self.session.headers);
+        assert_eq!((got, payload_bytes), (request, payload.len() as u64));
         self.answer(got, &wire[len..]);
     }
 

@@ -3,8 +3,8 @@
 
 use crate::error::ProtocolError;
 use crate::flags::CommandFlags;
-use crate::reply::{ChunkEnd, TYPE_BLOCK_STATUS, chunk};
-use crate::request::Request;
+use crate::reply::{CHUNK_BYTES, ChunkEnd, TYPE_BLOCK_STATUS, TYPE_BLOCK_STATUS_EXTENDED, chunk};
+use crate::request::{HeaderMode, Request};
 use crate::wire::Fields;
 
 /// Flag of `base:allocation`: not allocated in the storage below.
@@ -58,17 +58,51 @@ pub fn block_status_chunk(
     extents: &[StatusExtent],
     end: ChunkEnd,
 ) {
-    let start = out.len();
-    out.resize(start + 20, 0);
-    out.extend_from_slice(&context_id.to_be_bytes());
-    let count = put_extents(out, request, extents);
+    let mut list = Vec::new();
+    let count = put_extents(&mut list, HeaderMode::Compact, request, extents);
     assert!(count != 0, "block status needs an extent with a length");
     let header = chunk(request.cookie, TYPE_BLOCK_STATUS, end, 4 + 8 * count);
-    out[start..start + 20].copy_from_slice(&header);
+    out.extend_from_slice(&header);
+    out.extend_from_slice(&context_id.to_be_bytes());
+    out.extend_from_slice(&list);
+}
+
+/// The same with extended headers, where no extent is too long.
+///
+/// # Panics
+///
+/// As [`block_status_chunk`].
+pub fn extended_status_chunk(
+    out: &mut Vec<u8>,
+    request: &Request,
+    context_id: u32,
+    extents: &[StatusExtent],
+    end: ChunkEnd,
+) {
+    let mut list = Vec::new();
+    let count = put_extents(&mut list, HeaderMode::Extended, request, extents);
+    assert!(count != 0, "block status needs an extent with a length");
+    let payload_bytes = 8 + 16 * count;
+    let header = chunk(
+        request.cookie,
+        TYPE_BLOCK_STATUS_EXTENDED,
+        end,
+        payload_bytes,
+    );
+    debug_assert_eq!(header.len(), CHUNK_BYTES, "a header without payload");
+    out.extend_from_slice(&HeaderMode::Extended.reply_header(request, header));
+    out.extend_from_slice(&context_id.to_be_bytes());
+    out.extend_from_slice(&count.to_be_bytes());
+    out.extend_from_slice(&list);
 }
 
 /// Appends the extents the protocol allows and returns their number.
-fn put_extents(out: &mut Vec<u8>, request: &Request, extents: &[StatusExtent]) -> u32 {
+fn put_extents(
+    out: &mut Vec<u8>,
+    mode: HeaderMode,
+    request: &Request,
+    extents: &[StatusExtent],
+) -> u32 {
     let req_one = request.flags.contains(CommandFlags::REQ_ONE);
     let most = if req_one { 1 } else { MAX_STATUS_EXTENTS };
     let mut left = request.len_bytes;
@@ -83,16 +117,59 @@ fn put_extents(out: &mut Vec<u8>, request: &Request, extents: &[StatusExtent]) -
         } else {
             extent.len_bytes
         };
-        let len = u32::try_from(wanted).unwrap_or(LONGEST_EXTENT_BYTES);
-        out.extend_from_slice(&len.to_be_bytes());
-        out.extend_from_slice(&extent.flags.to_be_bytes());
         count += 1;
-        if u64::from(len) != wanted {
-            break;
+        if mode == HeaderMode::Extended {
+            out.extend_from_slice(&wanted.to_be_bytes());
+            out.extend_from_slice(&u64::from(extent.flags).to_be_bytes());
+        } else {
+            let len = u32::try_from(wanted).unwrap_or(LONGEST_EXTENT_BYTES);
+            out.extend_from_slice(&len.to_be_bytes());
+            out.extend_from_slice(&extent.flags.to_be_bytes());
+            if u64::from(len) != wanted {
+                break;
+            }
         }
         left = left.saturating_sub(wanted);
     }
     count
+}
+
+/// What a block status with [`CommandFlags::PAYLOAD_LEN`] asks: the length of
+/// its range, and which of the agreed contexts to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusQuery {
+    /// Length of the range.
+    pub len_bytes: u64,
+    /// The contexts; at least one, each once.
+    pub context_ids: Vec<u32>,
+}
+
+impl StatusQuery {
+    /// Longest payload that can make sense for so many agreed contexts.
+    pub fn max_bytes(contexts: usize) -> u64 {
+        u64::try_from(contexts)
+            .ok()
+            .and_then(|contexts| contexts.checked_mul(4)?.checked_add(8))
+            .unwrap_or(u64::MAX)
+    }
+
+    /// Reads a whole payload; `None` if it makes no sense.
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let mut fields = Fields::new(payload);
+        let len_bytes = fields.u64()?;
+        let mut context_ids = Vec::new();
+        while !fields.rest().is_empty() {
+            let id = fields.u32()?;
+            if context_ids.contains(&id) {
+                return None;
+            }
+            context_ids.push(id);
+        }
+        (!context_ids.is_empty()).then_some(Self {
+            len_bytes,
+            context_ids,
+        })
+    }
 }
 
 /// The payload of a block status chunk, as a client reads it.
@@ -137,7 +214,8 @@ impl BlockStatus {
 #[cfg(test)]
 mod tests {
     use super::{
-        BlockStatus, MAX_STATUS_EXTENTS, STATE_HOLE, STATE_ZERO, StatusExtent, block_status_chunk,
+        BlockStatus, MAX_STATUS_EXTENTS, STATE_HOLE, STATE_ZERO, StatusExtent, StatusQuery,
+        block_status_chunk, extended_status_chunk,
     };
     use crate::{ChunkBody, ChunkEnd, Command, CommandFlags, Reply, ReplyStyle, Request};
 
@@ -238,6 +316,42 @@ mod tests {
         let given = extents(&vec![1; MAX_STATUS_EXTENTS + 10]);
         let plain = request(GIB, CommandFlags::NONE);
         assert_eq!(told(plain, &given), given[..MAX_STATUS_EXTENTS]);
+    }
+
+    #[test]
+    fn extended_extents_are_as_long_as_they_are() {
+        let given = extents(&[4096, 1024 * GIB, 512]);
+        let asked = request(1024 * GIB + 8192, CommandFlags::NONE);
+        let mut out = b"before".to_vec();
+        extended_status_chunk(&mut out, &asked, 3, &given, ChunkEnd::Done);
+        assert_eq!(out[6..14], *b"\x6e\x8a\x27\x8c\0\x01\0\x06");
+        assert_eq!(out[22..30], 4096_u64.to_be_bytes(), "the request's offset");
+        assert_eq!(out[30..38], 56_u64.to_be_bytes(), "of payload");
+        assert_eq!(out[38..46], *b"\0\0\0\x03\0\0\0\x03");
+        let told: Vec<u64> = out[46..]
+            .chunks(8)
+            .map(|field| u64::from_be_bytes(field.try_into().unwrap()))
+            .collect();
+        assert_eq!(told, [4096, 0, 1024 * GIB, 1, 512, 2]);
+    }
+
+    #[test]
+    fn a_query_names_each_context_once() {
+        let query = StatusQuery::decode(b"\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0");
+        let want = StatusQuery {
+            len_bytes: 4 * GIB,
+            context_ids: vec![2, 0],
+        };
+        assert_eq!(query, Some(want));
+        assert_eq!(StatusQuery::max_bytes(2), 16);
+        for bad in [
+            &b""[..],
+            b"\0\0\0\x01\0\0\0\0",
+            b"\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\x02",
+            b"\0\0\0\x01\0\0\0\0\0\0\0\x02\0",
+        ] {
+            assert_eq!(StatusQuery::decode(bad), None);
+        }
     }
 
     #[test]

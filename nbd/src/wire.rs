@@ -12,10 +12,14 @@ pub(crate) const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 pub(crate) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Opens a request.
 pub(crate) const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Opens a request with an extended header.
+pub(crate) const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 /// Opens a simple reply.
 pub(crate) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Opens a chunk of a structured reply.
 pub(crate) const CHUNK_MAGIC: u32 = 0x668e_33ef;
+/// Opens a chunk with an extended header.
+pub(crate) const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
 
 /// Handshake flag, and its echo by the client: fixed newstyle.
 pub(crate) const FIXED_NEWSTYLE: u16 = 1 << 0;
@@ -28,7 +32,7 @@ pub(crate) const EXPORT_NAME_ZEROES: usize = 124;
 pub const MAX_STRING_BYTES: usize = 4096;
 
 /// Longest header made here: an error chunk with text and offset, rounded up.
-const MAX_HEADER_BYTES: usize = 104;
+const MAX_HEADER_BYTES: usize = 112;
 
 /// A header ready to send, kept inline so that a reply costs no allocation.
 ///

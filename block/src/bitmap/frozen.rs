@@ -1,7 +1,11 @@
 //! Bitmaps that somebody uses: an export shows one, or a job works on its content.
 
 use super::{Bitmap, BitmapUse};
-use crate::{dirty_bitmap::DirtyBitmap, error::BlockError};
+use crate::{
+    allocation::ByteRange,
+    dirty_bitmap::{DirtyBitmap, Run},
+    error::BlockError,
+};
 
 /// Keeps a bitmap busy until it is dropped; see [`Bitmap::mark_busy`]. Any thread.
 #[derive(Debug)]
@@ -25,6 +29,24 @@ impl BusyGuard {
     #[must_use]
     pub fn bitmap(&self) -> &Bitmap {
         &self.bitmap
+    }
+
+    /// What of `range` is dirty now and what is not: at most `most` runs, one behind the other from its start on. The
+    /// last may reach past its end; there are none where the bitmap has no bits.
+    #[must_use]
+    pub fn runs(&self, range: ByteRange, most: usize) -> Vec<Run> {
+        self.bitmap.always(|state| {
+            let mut at = range.start();
+            let next = || {
+                let run = state
+                    .content()
+                    .status_run(at)
+                    .filter(|_| at < range.end())?;
+                at = run.range.end();
+                Some(run)
+            };
+            std::iter::from_fn(next).take(most).collect()
+        })
     }
 
     /// A copy of the content, now.

@@ -14,7 +14,7 @@ use std::{rc::Rc, sync::Arc};
 
 use aio::{AioContext, IoBuf};
 use block::BlockError;
-use nbd::{Command, Errno, Request, Session};
+use nbd::{Command, Errno, HeaderBytes, Request, Session};
 
 use super::{
     error::{Asked, errno_of},
@@ -24,7 +24,11 @@ use super::{
     memory::{Charge, PayloadMemory, Share},
     outbox::{Outbox, Outgoing, Slot, Slots},
     signal::until,
+    status::{Context, chosen_contexts},
 };
+
+/// A client that announces more data than this in one request is left: it will not come.
+const PAYLOAD_BYTES_MAX: u64 = 1 << 32;
 
 /// One client that uses an export.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(super) struct Connection {
     pub(super) cx: AioContext,
     pub(super) using: Using,
     pub(super) session: Session,
+    /// The metadata contexts of the session.
+    pub(super) contexts: Vec<Context>,
     pub(super) line: Arc<Line>,
     memory: Rc<PayloadMemory>,
     share: Rc<Share>,
@@ -48,9 +54,13 @@ impl Connection {
         memory: Rc<PayloadMemory>,
         inbox: Inbox,
     ) {
+        let Some(contexts) = chosen_contexts(using.link(), &session.contexts) else {
+            return;
+        };
         let connection = Rc::new(Self {
             using,
             session,
+            contexts,
             memory,
             share: Rc::default(),
             slots: Slots::new(&line),
@@ -114,8 +124,15 @@ impl Connection {
 
     /// Takes the data of a request off the socket and has the rest done by a task; `None` ends the connection.
     async fn begin(self: &Rc<Self>, request: Request, slot: Slot, inbox: &mut Inbox) -> Option<()> {
-        let payload_bytes = request.payload_bytes();
-        inbox.expect_more_like(payload_bytes);
+        let headers = self.session.headers;
+        let payload_bytes = request.payload_bytes(headers);
+        if payload_bytes > PAYLOAD_BYTES_MAX {
+            return None;
+        }
+        inbox.expect_more_like(headers, payload_bytes);
+        if request.command == Command::BlockStatus && payload_bytes > 0 {
+            return self.begin_query(request, slot, inbox).await;
+        }
         if let Err(errno) = request.check(&self.session.limits) {
             inbox.skip(&self.cx, &self.line, payload_bytes).await?;
             self.answer(&request, Err(errno), slot);
@@ -154,11 +171,14 @@ impl Connection {
         let task = async move {
             let (buf, read) = connection.read_node(request.offset_bytes, buf).await;
             match read {
-                Ok(()) => connection.outbox.push(Outgoing::Reply {
-                    header: connection.session.replies.read_data(&request),
-                    data: Some((buf, charge)),
-                    slot,
-                }),
+                Ok(()) => {
+                    let header = connection.session.replies.read_data(&request);
+                    connection.outbox.push(Outgoing::Reply {
+                        header: connection.reply_header(&request, header),
+                        data: Some((buf, charge)),
+                        slot,
+                    });
+                }
                 Err(errno) => connection.answer(&request, Err(errno), slot),
             }
         };
@@ -218,8 +238,14 @@ impl Connection {
             // The node's own words name nodes and files, which are not for clients.
             Err(errno) => style.error(request.cookie, errno, &errno.to_string()),
         };
+        let header = self.reply_header(request, header);
         let data = None;
         self.outbox.push(Outgoing::Reply { header, data, slot });
+    }
+
+    /// A header of a reply to `request` as this client wants headers.
+    pub(super) fn reply_header(&self, request: &Request, header: HeaderBytes) -> HeaderBytes {
+        self.session.headers.reply_header(request, header)
     }
 
     /// Sends whole messages as the reply to a request.

@@ -42,6 +42,12 @@ pub enum ExportError {
     /// The node cannot be exported, or not in this way.
     #[error(transparent)]
     Node(#[from] BlockError),
+    /// The bitmap records, and nobody would write through the export.
+    #[error("Enabled bitmap '{0}' incompatible with readonly export")]
+    EnabledBitmap(String),
+    /// The bitmap is of a node of another length.
+    #[error("Bitmap '{0}' is of another length than the exported node")]
+    BitmapLength(String),
     /// Clients are connected.
     #[error("export '{0}' still in use")]
     InUse(String),

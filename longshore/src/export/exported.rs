@@ -5,14 +5,19 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use block::{Attachment, Child, ChildRole, Graph, Parent, Permission, Permissions, Way};
-use nbd::{BASE_ALLOCATION, BlockSizes, ExportInfo, MAX_STRING_BYTES, TransmissionFlags};
+use block::{
+    Attachment, Bitmap, Child, ChildRole, Graph, Node, Parent, Permission, Permissions, Way,
+    bitmap::BusyGuard,
+};
+use nbd::{BlockSizes, ExportInfo, MAX_STRING_BYTES, TransmissionFlags};
 
 use super::{
     ExportCounters, ExportOptions,
     error::ExportError,
     gate::ExportGate,
+    host::Host,
     signal::{Signal, until},
+    status::context_names,
 };
 
 /// One export: its edge to the node, what clients are told of it, and its counters. Any thread.
@@ -21,13 +26,25 @@ pub(super) struct Exported {
     name: String,
     description: String,
     writable: bool,
+    writethrough: bool,
     gate: Arc<ExportGate>,
+    /// Where clients are served that the server has let in; on its own context if there is none.
+    host: Option<Arc<Host>>,
+    /// The names of its metadata contexts.
+    contexts: Vec<String>,
     /// Absent once the export is removed; connections keep it until their requests have ended.
-    child: Mutex<Option<Arc<Child>>>,
+    link: Mutex<Option<Arc<Link>>>,
     connections: AtomicU64,
     /// Raised when a connection has let go of the edge.
     left: Signal,
     pub(super) counters: Counters,
+}
+
+/// What an export holds of the graph.
+#[derive(Debug)]
+pub(super) struct Link {
+    child: Child,
+    bitmaps: Vec<BusyGuard>,
 }
 
 /// Counters under way, of which [`ExportCounters`] is the snapshot.
@@ -48,7 +65,7 @@ pub(super) struct Counters {
 #[derive(Debug)]
 pub(super) struct Using {
     export: Arc<Exported>,
-    child: Option<Arc<Child>>,
+    link: Option<Arc<Link>>,
 }
 
 impl Exported {
@@ -67,12 +84,20 @@ impl Exported {
         let parent: Arc<dyn Parent> = gate.clone();
         let attachment = Attachment::of(&parent, ChildRole::Primary, permissions);
         let child = graph.attach(&options.node, attachment)?;
+        let bitmaps = options.bitmaps.iter();
+        let bitmaps = bitmaps.map(|bitmap| show(bitmap, &options));
+        let bitmaps = bitmaps.collect::<Result<Vec<_>, ExportError>>()?;
+        let contexts = context_names(&options);
+        let link = Link { child, bitmaps };
         Ok(Arc::new(Self {
             name: options.name,
             description: options.description,
             writable: options.writable,
+            writethrough: options.writethrough,
             gate,
-            child: Mutex::new(Some(Arc::new(child))),
+            host: options.context.as_ref().map(Host::new),
+            contexts,
+            link: Mutex::new(Some(Arc::new(link))),
             connections: AtomicU64::new(0),
             left: Signal::default(),
             counters: Counters::default(),
@@ -87,10 +112,23 @@ impl Exported {
         &self.gate
     }
 
+    pub(super) fn host(&self) -> Option<&Arc<Host>> {
+        self.host.as_ref()
+    }
+
+    pub(super) fn is_writethrough(&self) -> bool {
+        self.writethrough
+    }
+
+    /// The node that is served now; `None` once the export is removed.
+    pub(super) fn node(&self) -> Option<Node> {
+        self.link().as_ref().map(|link| link.child.node())
+    }
+
     /// What clients are told; `None` once the export is removed.
     pub(super) fn info(&self) -> Option<ExportInfo> {
-        let child = self.child().clone()?;
-        let limits = child.limits();
+        let link = self.link().clone()?;
+        let limits = link.child.limits();
         let mut flags = TransmissionFlags::SEND_FLUSH
             | TransmissionFlags::SEND_FUA
             | TransmissionFlags::CAN_MULTI_CONN;
@@ -112,16 +150,16 @@ impl Exported {
             size_bytes: limits.len_bytes,
             flags,
             block_sizes,
-            contexts: vec![BASE_ALLOCATION.to_owned()],
+            contexts: self.contexts.clone(),
         })
     }
 
     /// Lets a connection use the edge; `None` once the export is removed.
     pub(super) fn begin_use(self: &Arc<Self>) -> Option<Using> {
-        let child = self.child();
+        let link = self.link();
         let using = Using {
             export: self.clone(),
-            child: Some(child.as_ref()?.clone()),
+            link: Some(link.as_ref()?.clone()),
         };
         // Under the lock, so that whoever removes the export sees it.
         self.connections.fetch_add(1, Ordering::AcqRel);
@@ -136,14 +174,17 @@ impl Exported {
 
     /// Lets go of the edge, and no connection begins to use it any more. Fails in use, if that matters.
     pub(super) fn remove_if(&self, may: impl FnOnce(u64) -> bool) -> Result<(), ExportError> {
-        let mut child = self.child();
+        let mut link = self.link();
         if !may(self.connections()) {
             return Err(ExportError::InUse(self.name.clone()));
         }
-        let removed = child.take();
+        let removed = link.take();
         // Detaching an edge takes the lock of the graph and tells parents.
-        drop(child);
+        drop(link);
         drop(removed);
+        if let Some(host) = &self.host {
+            host.close();
+        }
         Ok(())
     }
 
@@ -152,8 +193,42 @@ impl Exported {
         until([&self.left], || (self.connections() == 0).then_some(())).await;
     }
 
-    fn child(&self) -> MutexGuard<'_, Option<Arc<Child>>> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether it is removed and clients' last requests have ended.
+    pub(super) fn is_gone(&self) -> bool {
+        self.link().is_none() && self.connections() == 0
+    }
+
+    fn link(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Exported {
+    fn drop(&mut self) {
+        // One that was never listed has not been removed either.
+        if let Some(host) = &self.host {
+            host.close();
+        }
+    }
+}
+
+/// Takes a bitmap into use for an export with these options.
+fn show(bitmap: &Bitmap, options: &ExportOptions) -> Result<BusyGuard, ExportError> {
+    let may_change = !bitmap.node().is_read_only() && bitmap.info().is_recording;
+    if !options.writable && may_change {
+        return Err(ExportError::EnabledBitmap(bitmap.name().to_owned()));
+    }
+    let guard = bitmap.mark_busy()?;
+    if bitmap.node().len_bytes() != options.node.len_bytes() {
+        return Err(ExportError::BitmapLength(bitmap.name().to_owned()));
+    }
+    Ok(guard)
+}
+
+impl Link {
+    /// The bitmaps that are shown.
+    pub(super) fn bitmaps(&self) -> &[BusyGuard] {
+        &self.bitmaps
     }
 }
 
@@ -163,16 +238,26 @@ impl Using {
         &self.export
     }
 
+    /// What the export holds of the graph.
+    pub(super) fn link(&self) -> &Link {
+        self.link.as_ref().expect("taken by the drop only")
+    }
+
     /// The edge.
     pub(super) fn child(&self) -> &Child {
-        self.child.as_ref().expect("taken by the drop only")
+        &self.link().child
+    }
+
+    /// The bitmaps that are shown.
+    pub(super) fn bitmaps(&self) -> &[BusyGuard] {
+        self.link().bitmaps()
     }
 }
 
 impl Drop for Using {
     fn drop(&mut self) {
         // The edge first: whoever waits for the count wants it gone.
-        drop(self.child.take());
+        drop(self.link.take());
         self.export.connections.fetch_sub(1, Ordering::AcqRel);
         self.export.left.raise();
     }

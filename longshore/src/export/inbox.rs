@@ -117,9 +117,9 @@ impl Inbox {
     }
 
     /// Learns from a request whose data had `payload_bytes`, for those that follow.
-    pub(super) fn expect_more_like(&mut self, payload_bytes: u64) {
+    pub(super) fn expect_more_like(&mut self, headers: HeaderMode, payload_bytes: u64) {
         self.room = if payload_bytes >= LARGE_WRITE_BYTES {
-            HeaderMode::Compact.request_bytes()
+            headers.request_bytes()
         } else {
             STAGING_BYTES
         };

@@ -8,6 +8,7 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use aio::Fd;
@@ -16,8 +17,8 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen,
-            setsockopt, socket, sockopt,
+            AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, bind, connect, listen,
+            setsockopt, shutdown, socket, sockopt,
         },
         stat::{Mode, fchmod},
     },
@@ -25,13 +26,14 @@ use nix::{
 
 use super::{Reach, error::ExportError};
 
-/// A socket that clients can connect to. Dropping it removes the socket file.
+/// A socket that clients can connect to, until it is closed or dropped, which removes the socket file.
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: Fd,
     address: NbdAddress,
     /// The socket file, to be removed at the end if it is still ours.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
+    is_closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,8 @@ impl Listener {
         Ok(Self {
             socket: listener.into(),
             address,
-            _file: None,
+            file: None,
+            is_closed: AtomicBool::new(false),
         })
     }
 
@@ -95,8 +98,23 @@ impl Listener {
         Ok(Self {
             socket: Fd::from(socket),
             address: NbdAddress::Unix(path.to_owned()),
-            _file: Some(file),
+            file: Some(file),
+            is_closed: AtomicBool::new(false),
         })
+    }
+
+    /// Listens no more, so that another server can listen there at once, and removes the socket file. The socket
+    /// itself lives on until nobody waits for a client any more.
+    pub(super) fn close(&self) {
+        if self.is_closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+        if let Err(error) = shutdown(self.socket.as_raw_fd(), Shutdown::Both) {
+            tracing::debug!(%error, "a listening socket is closed the slow way");
+        }
     }
 
     /// The socket to accept from.
@@ -107,6 +125,12 @@ impl Listener {
     /// Where it really listens.
     pub(super) fn address(&self) -> &NbdAddress {
         &self.address
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -174,8 +198,8 @@ impl SocketFile {
     }
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
+impl SocketFile {
+    fn remove(&self) {
         let now = Self::identity_at(&self.path);
         if now == Some(self.identity)
             && let Err(error) = fs::remove_file(&self.path)
@@ -183,9 +207,7 @@ impl Drop for SocketFile {
             tracing::warn!(%error, path = %self.path.display(), "cannot remove the socket");
         }
     }
-}
 
-impl SocketFile {
     fn identity_at(path: &Path) -> Option<(u64, u64)> {
         let metadata = fs::symlink_metadata(path).ok()?;
         Some((metadata.dev(), metadata.ino()))

@@ -6,11 +6,11 @@ use aio::{AioContext, SendPart};
 use nbd::{Negotiation, Outcome, Session};
 
 use super::{
-    Server,
     exported::{Exported, Using},
     inbox::Inbox,
     line::Line,
     outbox::put_bytes,
+    server::Server,
 };
 
 /// Negotiates with a client; `None` when it leaves, breaks the protocol, or chooses too late.

@@ -3,11 +3,8 @@
 use std::rc::Rc;
 
 use aio::IoBuf;
-use block::{AllocationStatus, ByteRange, RequestFlags};
-use nbd::{
-    ChunkEnd, Command, CommandFlags, Errno, MAX_STATUS_EXTENTS, Request, STATE_HOLE, STATE_ZERO,
-    StatusExtent, block_status_chunk,
-};
+use block::{ByteRange, RequestFlags};
+use nbd::{Command, CommandFlags, Errno, Request};
 
 use super::{
     connection::{Connection, len_of},
@@ -51,7 +48,7 @@ impl Connection {
     ) -> Result<(), Errno> {
         let _inside = self.enter().await?;
         let flags = RequestFlags {
-            fua: flags.contains(CommandFlags::FUA),
+            fua: self.is_durable(flags),
             ..RequestFlags::default()
         };
         let child = self.using.child();
@@ -71,10 +68,7 @@ impl Connection {
             Command::Flush => self.flush().await,
             Command::Trim => self.discard(&request).await,
             Command::WriteZeroes => self.write_zeroes(&request).await,
-            Command::BlockStatus => match self.block_status(&request).await {
-                Ok(bytes) => return self.answer_with(bytes, slot),
-                Err(errno) => Err(errno),
-            },
+            Command::BlockStatus => return self.tell_status(request, None, slot).await,
             // Of no length; the check lets no others through.
             Command::Read | Command::Write => Ok(()),
             Command::Cache | Command::Disc | Command::Unknown(_) => Err(Errno::Inval),
@@ -82,8 +76,13 @@ impl Connection {
         self.answer(&request, result, slot);
     }
 
+    /// Whether what a request changes is to be durable when it is answered.
+    fn is_durable(&self, flags: CommandFlags) -> bool {
+        flags.contains(CommandFlags::FUA) || self.using.export().is_writethrough()
+    }
+
     /// Goes in through the export's gate, unless the client is gone before it opens.
-    async fn enter(&self) -> Result<Inside, Errno> {
+    pub(super) async fn enter(&self) -> Result<Inside, Errno> {
         let gate = self.using.export().gate();
         let inside = gate.enter(|| self.is_closed()).await;
         inside.ok_or(Errno::Shutdown)
@@ -104,7 +103,7 @@ impl Connection {
             discarded.map_err(|error| self.failed(&error, Asked::Plainly))?;
         }
         self.using.export().counters.discarded();
-        if request.flags.contains(CommandFlags::FUA) {
+        if self.is_durable(request.flags) {
             self.flush().await?;
         }
         Ok(())
@@ -112,7 +111,7 @@ impl Connection {
 
     async fn write_zeroes(&self, request: &Request) -> Result<(), Errno> {
         let flags = RequestFlags {
-            fua: request.flags.contains(CommandFlags::FUA),
+            fua: self.is_durable(request.flags),
             may_unmap: !request.flags.contains(CommandFlags::NO_HOLE),
             no_fallback: request.flags.contains(CommandFlags::FAST_ZERO),
             unchanged: false,
@@ -132,61 +131,6 @@ impl Connection {
         let counters = &self.using.export().counters;
         counters.wrote(request.len_bytes, block::Way::Direct);
         Ok(())
-    }
-
-    /// The whole reply: one chunk for each context, of which `base:allocation` is the only kind.
-    async fn block_status(&self, request: &Request) -> Result<Vec<u8>, Errno> {
-        let extents = self.extents(request).await?;
-        let mut bytes = Vec::new();
-        let mut contexts = self.session.contexts.iter().peekable();
-        while let Some(context) = contexts.next() {
-            let end = match contexts.peek() {
-                Some(_) => ChunkEnd::More,
-                None => ChunkEnd::Done,
-            };
-            block_status_chunk(&mut bytes, request, context.id, &extents, end);
-        }
-        Ok(bytes)
-    }
-
-    /// What lies at the start of the request's range: as many extents as a reply holds, neighbours
-    /// of one kind made one.
-    async fn extents(&self, request: &Request) -> Result<Vec<StatusExtent>, Errno> {
-        let mut extents: Vec<StatusExtent> = Vec::new();
-        let mut at = request.offset_bytes;
-        let end = request.offset_bytes + request.len_bytes;
-        for _ in 0..MAX_STATUS_EXTENTS {
-            let _inside = self.enter().await?;
-            let range = ByteRange::between(at, end);
-            let extent = match self.using.child().extent(&self.cx, range).await {
-                Ok(extent) => extent,
-                // What is known so far is an answer.
-                Err(_) if !extents.is_empty() => break,
-                Err(error) => return Err(self.failed(&error, Asked::Plainly)),
-            };
-            let flags = state_of(extent.status);
-            match extents.last_mut() {
-                Some(last) if last.flags == flags => last.len_bytes += extent.len_bytes,
-                Some(_) if request.flags.contains(CommandFlags::REQ_ONE) => break,
-                _ => extents.push(StatusExtent {
-                    len_bytes: extent.len_bytes,
-                    flags,
-                }),
-            }
-            at += extent.len_bytes;
-            if at >= end {
-                break;
-            }
-        }
-        Ok(extents)
-    }
-}
-
-/// A status in the words of `base:allocation`, in which "data" is always right.
-fn state_of(status: AllocationStatus) -> u32 {
-    match status {
-        AllocationStatus::Zero => STATE_HOLE | STATE_ZERO,
-        AllocationStatus::Data | AllocationStatus::Unallocated => 0,
     }
 }
 

@@ -126,12 +126,16 @@ impl Connection {
             } else {
                 ChunkEnd::More
             };
-            return Some(data_chunk(request.cookie, at, len, end));
+            let header = data_chunk(request.cookie, at, len, end);
+            return Some(self.reply_header(request, header));
         }
         let is_first = at == request.offset_bytes;
         is_first.then(|| match self.session.replies {
             ReplyStyle::Simple => simple_reply(request.cookie, Ok(())),
-            ReplyStyle::Structured => self.session.replies.read_data(request),
+            ReplyStyle::Structured => {
+                let header = self.session.replies.read_data(request);
+                self.reply_header(request, header)
+            }
         })
     }
 
@@ -140,11 +144,9 @@ impl Connection {
             return self.line.close();
         }
         let style = self.session.replies;
+        let header = style.error(request.cookie, errno, &errno.to_string());
         let mut parts = Vec::new();
-        put_bytes(
-            &mut parts,
-            &style.error(request.cookie, errno, &errno.to_string()),
-        );
+        put_bytes(&mut parts, &self.reply_header(request, header));
         drop(self.send(parts).await);
     }
 }

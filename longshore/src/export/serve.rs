@@ -5,13 +5,14 @@ use std::{io, rc::Rc, sync::Arc};
 use aio::{AioContext, Fd};
 
 use super::{
-    Server,
     connection::Connection,
+    host::Handover,
     inbox::Inbox,
     line::Line,
     listen::{self, Listener},
     memory::PayloadMemory,
     negotiate::negotiate,
+    server::Server,
     signal::{race, until},
 };
 
@@ -27,8 +28,29 @@ impl Drop for Serving {
     }
 }
 
+/// A client that was let in; when this is dropped, it is disconnected and makes room for another.
+#[derive(Debug)]
+pub(super) struct Client {
+    server: Arc<Server>,
+    line: Arc<Line>,
+}
+
+impl Client {
+    /// Its connection.
+    pub(super) fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.line.close();
+        self.server.leave(&self.line);
+    }
+}
+
 /// Serves clients until the server is stopped and every request has ended.
-pub(super) async fn serve(cx: AioContext, listener: Listener, serving: Serving) {
+pub(super) async fn serve(cx: AioContext, listener: Arc<Listener>, serving: Serving) {
     let server = &serving.0;
     let memory = PayloadMemory::new(cx.buffers().clone());
     while let Some(socket) = next_client(&cx, server, listener.socket()).await {
@@ -36,9 +58,11 @@ pub(super) async fn serve(cx: AioContext, listener: Listener, serving: Serving) 
         let Some(line) = server.admit(socket) else {
             break;
         };
-        let client = serve_client(cx.clone(), server.clone(), memory.clone(), line);
+        let server = server.clone();
+        let client = serve_client(cx.clone(), Client { server, line }, memory.clone());
         drop(cx.spawn(client));
     }
+    listener.close();
     drop(listener);
     until([server.changed()], || (server.clients() == 0).then_some(())).await;
 }
@@ -55,6 +79,7 @@ async fn next_client(cx: &AioContext, server: &Server, listener: &Fd) -> Option<
         match accepted {
             Ok(socket) => return Some(socket),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) if server.is_stopping() => return None,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client; trying again in a moment");
                 let stop = until([server.changed()], stopped);
@@ -64,19 +89,24 @@ async fn next_client(cx: &AioContext, server: &Server, listener: &Fd) -> Option<
     }
 }
 
-async fn serve_client(
-    cx: AioContext,
-    server: Arc<Server>,
-    memory: Rc<PayloadMemory>,
-    line: Arc<Line>,
-) {
+async fn serve_client(cx: AioContext, client: Client, memory: Rc<PayloadMemory>) {
     let mut inbox = Inbox::new();
-    let handshake = negotiate(&cx, &server, &line, &mut inbox);
-    let limit = cx.sleep_ns(server.handshake_ns_max());
-    let chosen = race(handshake, limit).await.flatten();
-    if let Some(chosen) = chosen {
-        Connection::serve(cx, line.clone(), chosen, memory, inbox).await;
+    let handshake = negotiate(&cx, &client.server, &client.line, &mut inbox);
+    let limit = cx.sleep_ns(client.server.handshake_ns_max());
+    let Some((using, session)) = race(handshake, limit).await.flatten() else {
+        return;
+    };
+    let export = using.export().clone();
+    match export.host().filter(|host| !host.is_home()) {
+        Some(host) => host.hand_over(Handover {
+            using,
+            session,
+            inbox,
+            client,
+        }),
+        None => {
+            let line = client.line.clone();
+            Connection::serve(cx, line, (using, session), memory, inbox).await;
+        }
     }
-    line.close();
-    server.leave(&line);
 }

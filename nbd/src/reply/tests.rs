@@ -4,7 +4,7 @@ use super::{
     ChunkBody, ChunkEnd, ErrorReport, ErrorShape, Reply, ReplyStyle, chunk, data_chunk,
     error_at_chunk, error_chunk, hole_chunk, none_chunk, simple_reply,
 };
-use crate::{Command, CommandFlags, Errno, MAX_ERROR_TEXT_BYTES, Request};
+use crate::{Command, CommandFlags, Errno, HeaderMode, MAX_ERROR_TEXT_BYTES, Request};
 
 const COOKIE: u64 = 0x0123_4567_89ab_cdef;
 const STRUCTURED: ReplyStyle = ReplyStyle::Structured;
@@ -242,4 +242,29 @@ fn chunks_without_structured_replies_and_bad_magic_hang_up() {
 #[should_panic(expected = "at least one byte")]
 fn an_empty_data_chunk_is_our_bug() {
     let _ = data_chunk(COOKIE, 0, 0, DONE);
+}
+
+#[test]
+fn extended_headers_have_the_layout_of_the_protocol() {
+    let request = Request {
+        offset_bytes: 0x1122_3344_5566_7788,
+        ..read(4096)
+    };
+    let mode = HeaderMode::Extended;
+    let done = mode.reply_header(&request, none_chunk(COOKIE));
+    let mut want = b"\x6e\x8a\x27\x8c\0\x01\0\0".to_vec();
+    want.extend_from_slice(&COOKIE.to_be_bytes());
+    want.extend_from_slice(b"\x11\x22\x33\x44\x55\x66\x77\x88\0\0\0\0\0\0\0\0");
+    assert_eq!(done[..], want[..]);
+
+    let compact = data_chunk(COOKIE, 512, 4096, DONE);
+    let data = mode.reply_header(&request, compact);
+    assert_eq!(data[24..32], 4104_u64.to_be_bytes());
+    assert_eq!(data[32..], compact[20..], "the payload is the same");
+
+    let longest = "x".repeat(MAX_ERROR_TEXT_BYTES);
+    let error = error_at_chunk(COOKIE, Errno::Io, 7, &longest, DONE);
+    assert_eq!(mode.reply_header(&request, error).len(), error.len() + 12);
+    let same = HeaderMode::Compact.reply_header(&request, compact);
+    assert_eq!(same, compact);
 }

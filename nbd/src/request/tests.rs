@@ -83,6 +83,43 @@ fn bad_magic_hangs_up_at_the_fourth_byte() {
 }
 
 #[test]
+fn an_extended_header_has_the_layout_of_the_protocol() {
+    let mut zeroes = request(
+        Command::WriteZeroes,
+        0x1122_3344_5566_7788,
+        0x99aa_bbcc_ddee_ff00,
+    );
+    zeroes.flags = CommandFlags::FUA;
+    let bytes = b"\x21\xe4\x1c\x71\0\x01\0\x06\x01\x23\x45\x67\x89\xab\xcd\xef\
+                  \x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff\0";
+    assert_eq!(zeroes.encode(HeaderMode::Extended)[..], bytes[..]);
+    let decoded = Request::decode(HeaderMode::Extended, bytes);
+    assert_eq!(decoded, Ok(Some((zeroes, 32))));
+    for cut in 0..32 {
+        let decoded = Request::decode(HeaderMode::Extended, &bytes[..cut]);
+        assert_eq!(decoded, Ok(None), "{cut}");
+    }
+    assert!(Request::decode(HeaderMode::Compact, bytes).is_err());
+}
+
+#[test]
+fn an_extended_write_says_on_the_wire_that_data_follows() {
+    let write = request(Command::Write, 0, 512);
+    let mut bytes = write.encode(HeaderMode::Extended);
+    assert_eq!(bytes[4..6], [0, 0x20]);
+    let decoded = Request::decode(HeaderMode::Extended, &bytes);
+    assert_eq!(decoded, Ok(Some((write, 32))));
+    // One without the flag is taken for what it must mean.
+    bytes = request(Command::Trim, 0, 512).encode(HeaderMode::Extended);
+    let mut bare = bytes.to_vec();
+    bare[7] = 1;
+    assert_eq!(
+        Request::decode(HeaderMode::Extended, &bare),
+        Ok(Some((write, 32)))
+    );
+}
+
+#[test]
 fn commands_keep_their_numbers() {
     for number in (0..20).chain([u16::MAX]) {
         assert_eq!(Command::from_wire(number).to_wire(), number);
@@ -96,11 +133,23 @@ fn only_writes_are_followed_by_data() {
     for number in 0..20 {
         let command = Command::from_wire(number);
         let want = if command == Command::Write { 77 } else { 0 };
-        assert_eq!(request(command, 0, 77).payload_bytes(), want);
+        let compact = HeaderMode::Compact;
+        assert_eq!(request(command, 0, 77).payload_bytes(compact), want);
+        let claims = Request {
+            flags: CommandFlags::PAYLOAD_LEN,
+            ..request(command, 0, 77)
+        };
+        assert_eq!(claims.payload_bytes(compact), want);
+        assert_eq!(claims.payload_bytes(HeaderMode::Extended), 77);
+        assert!(
+            claims.check(&able()).is_err() || command == Command::Disc,
+            "nobody takes the flag as it stands"
+        );
     }
     let refused = request(Command::Write, u64::MAX, u64::from(u32::MAX));
     assert_eq!(refused.check(&able()), Err(Errno::Inval));
-    assert_eq!(refused.payload_bytes(), u64::from(u32::MAX));
+    let mode = HeaderMode::Compact;
+    assert_eq!(refused.payload_bytes(mode), u64::from(u32::MAX));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::option::{
     OPT_EXPORT_NAME, OPT_GO, OPT_INFO, OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT, OptionRefusal,
 };
 use crate::reply::ReplyStyle;
+use crate::request::HeaderMode;
 use crate::wire::MAX_STRING_BYTES;
 
 /// Whether an option means nothing without its data.
@@ -36,11 +37,19 @@ pub(super) fn lists(query: &[u8], name: &str) -> bool {
     query == name.as_bytes() || (query.ends_with(b":") && name.as_bytes().starts_with(query))
 }
 
-pub(super) fn offered_flags(flags: TransmissionFlags, replies: ReplyStyle) -> TransmissionFlags {
+pub(super) fn offered_flags(
+    flags: TransmissionFlags,
+    replies: ReplyStyle,
+    headers: HeaderMode,
+) -> TransmissionFlags {
     let mut offered = flags | TransmissionFlags::HAS_FLAGS;
     offered = match replies {
         ReplyStyle::Structured => offered | TransmissionFlags::SEND_DF,
         ReplyStyle::Simple => offered.without(TransmissionFlags::SEND_DF),
+    };
+    offered = match headers {
+        HeaderMode::Extended => offered | TransmissionFlags::BLOCK_STATUS_PAYLOAD,
+        HeaderMode::Compact => offered.without(TransmissionFlags::BLOCK_STATUS_PAYLOAD),
     };
     if !offered.contains(TransmissionFlags::SEND_WRITE_ZEROES) {
         offered = offered.without(TransmissionFlags::SEND_FAST_ZERO);

@@ -19,6 +19,7 @@ const ERR_UNSUP: u32 = 0x8000_0001;
 const ERR_INVALID: u32 = 0x8000_0003;
 const ERR_UNKNOWN: u32 = 0x8000_0006;
 const ERR_TOO_BIG: u32 = 0x8000_0009;
+const ERR_EXTENDED: u32 = 0x8000_000a;
 
 fn exports() -> Vec<ExportInfo> {
     let disk = ExportInfo {
@@ -340,10 +341,9 @@ fn refused_structured_replies_stay_off() {
 }
 
 #[test]
-fn starttls_extended_headers_and_unknown_options_are_unsupported() {
+fn starttls_and_unknown_options_are_unsupported() {
     let run = run(&hello(&[
         (5, b""),
-        (11, b""),
         (4, b"disk"),
         (12, &[7; 5000]),
         (0, b""),
@@ -352,7 +352,6 @@ fn starttls_extended_headers_and_unknown_options_are_unsupported() {
     ]));
     let want = [
         (5, ERR_UNSUP),
-        (11, ERR_UNSUP),
         (4, ERR_UNSUP),
         (12, ERR_UNSUP),
         (0, ERR_UNSUP),
@@ -360,6 +359,54 @@ fn starttls_extended_headers_and_unknown_options_are_unsupported() {
         (2, ACK),
     ];
     assert_eq!(kinds(&run), want);
+}
+
+#[test]
+fn extended_headers_bring_structured_replies_and_contexts_along() {
+    let query = meta_data(b"disk", &[b"base:allocation"]);
+    let run = run(&hello(&[
+        (11, b""),
+        (10, &query),
+        (7, &info_data(b"disk", &[])),
+    ]));
+    let session = session(&run);
+    assert_eq!(
+        (session.headers, session.replies),
+        (HeaderMode::Extended, ReplyStyle::Structured)
+    );
+    assert_eq!(session.contexts.len(), 1);
+    let flags = session.limits.flags;
+    assert!(flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD));
+}
+
+#[test]
+fn extended_headers_come_once_without_data_and_stay() {
+    let run = run(&hello(&[
+        (11, b"1"),
+        (8, b""),
+        (11, b""),
+        (11, b""),
+        (8, b""),
+        (7, &info_data(b"disk", &[])),
+    ]));
+    let want = [
+        (11, ERR_INVALID),
+        (8, ACK),
+        (11, ACK),
+        (11, ERR_INVALID),
+        (8, ERR_EXTENDED),
+    ];
+    assert_eq!(kinds(&run)[..5], want);
+    assert_eq!(session(&run).headers, HeaderMode::Extended);
+}
+
+#[test]
+fn a_client_without_extended_headers_is_not_told_what_needs_them() {
+    let run = run(&hello(&[(8, b""), (7, &info_data(b"disk", &[]))]));
+    let session = session(&run);
+    assert_eq!(session.headers, HeaderMode::Compact);
+    let flags = session.limits.flags;
+    assert!(!flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD));
 }
 
 #[test]

@@ -198,7 +198,7 @@ fn serve(shared: &Shared, mut client: UnixStream) -> Option<()> {
         let mut header = [0; 28];
         client.read_exact(&mut header).ok()?;
         let (request, _) = Request::decode(session.headers, &header).ok()??;
-        let mut data = vec![0; usize::try_from(request.payload_bytes()).unwrap()];
+        let mut data = vec![0; usize::try_from(request.payload_bytes(session.headers)).unwrap()];
         client.read_exact(&mut data).ok()?;
         shared.seen.lock().unwrap().push(request);
         let act = (shared.behaviour.lock().unwrap())(&request);
