@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -435,11 +435,11 @@ impl State {
         while let Some(&owner) = reached.get(at) {
             at += 1;
             let owned = self.edges().filter(|edge| edge.owner == Some(owner));
-            for below in owned.map(|edge| edge.node().id()) {
-                if !reached.contains(&below) {
-                    reached.push(below);
-                }
-            }
+            let below: Vec<_> = owned.map(|edge| edge.node().id()).collect();
+            reached.extend(below);
+            // Those that were reached already stay where they are.
+            let mut seen = BTreeSet::new();
+            reached.retain(|id| seen.insert(*id));
         }
         reached.contains(&id)
     }
