@@ -57,15 +57,18 @@ pub fn parse(text: &str, implied_key: Option<&str>) -> Result<Options, QmpError>
     let (mut rest, mut implied_key) = (text, implied_key);
     while !rest.is_empty() {
         let end = rest.find(['=', ',']).unwrap_or(rest.len());
-        let (key, value) = match (rest[end..].strip_prefix('='), implied_key) {
-            (Some(value), _) => (&rest[..end], value),
-            (None, Some(key)) => (key, rest),
+        let (key, (value, after)) = match (rest[end..].strip_prefix('='), implied_key) {
+            (Some(value), _) => (&rest[..end], split_value(value)),
+            (None, Some(key)) => {
+                let after = rest[end..].strip_prefix(',').unwrap_or_default();
+                (key, (rest[..end].to_owned(), after))
+            }
             (None, None) => {
+                check_key(&rest[..end])?;
                 let text = format!("Expected '=' after parameter '{}'", &rest[..end]);
                 return Err(QmpError::generic(text));
             }
         };
-        let (value, after) = split_value(value);
         insert(&mut members, key, value)?;
         rest = after;
         implied_key = None;
@@ -85,14 +88,12 @@ fn parse_json(text: &str) -> Result<Value, QmpError> {
     // A number at the end is complete only if something follows.
     parser.feed(b"\n");
     let value = parser.next().unwrap_or_else(|| {
-        let text = "JSON parse error, premature end of input";
+        let text = "JSON parse error, premature EOI";
         Err(QmpError::generic(text))
     })?;
     match parser.next() {
         None => Ok(value),
-        Some(_) => Err(QmpError::generic(
-            "JSON parse error, expecting end of input",
-        )),
+        Some(_) => Err(QmpError::generic("Expecting at most one JSON value")),
     }
 }
 
@@ -143,7 +144,7 @@ fn check_key(key: &str) -> Result<(), QmpError> {
     let invalid = || QmpError::generic(format!("Invalid parameter '{key}'"));
     let is_name = |part: &str| {
         let mut bytes = part.bytes();
-        let is_first = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+        let is_first = |byte: u8| byte.is_ascii_alphabetic();
         let is_next = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         bytes.next().is_some_and(is_first) && bytes.all(is_next)
     };

@@ -158,7 +158,7 @@ impl Session {
             return Err(member(name, "is unexpected"));
         }
         let (key, name, oob) = match (execute, oob) {
-            (Some(_), Some(_)) => return Err(member("exec-oob", "clashes with 'execute'")),
+            (Some(_), Some(_)) => return Err(member("execute", "clashes with 'exec-oob'")),
             (Some(name), None) => ("execute", name, false),
             (None, Some(name)) => ("exec-oob", name, true),
             (None, None) => {

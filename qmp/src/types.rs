@@ -221,7 +221,26 @@ impl<'a> Input<'a> {
     /// It is something else.
     pub fn string(self) -> Result<&'a str, QmpError> {
         let text = self.value.as_str();
-        text.ok_or_else(|| self.invalid_type(Kind::String.as_str()))
+        text.ok_or_else(|| self.not_scalar(Kind::String))
+    }
+
+    /// The text between commas that a number or a switch is to be read from.
+    pub(crate) fn text(self) -> Option<&'a str> {
+        match self.style {
+            Style::Keyval => self.value.as_str(),
+            Style::Json => None,
+        }
+    }
+
+    /// It is no text, number or switch; `expected` is what it should be.
+    pub(crate) fn not_scalar(self, expected: Kind) -> QmpError {
+        match self.style {
+            Style::Keyval => {
+                let desc = format!("Parameters '{}.*' are unexpected", self.name());
+                QmpError::generic(desc)
+            }
+            Style::Json => self.invalid_type(expected.as_str()),
+        }
     }
 
     /// The members, if it is an object.
@@ -272,8 +291,25 @@ impl<'a> Input<'a> {
     }
 
     /// It is none of the texts that it may be.
+    ///
+    /// Of the name, only the last part is told, as the reference does it.
     pub fn invalid_value(self, value: &str) -> QmpError {
-        QmpError::invalid_value(&self.name(), value)
+        QmpError::invalid_value(&self.last_name(), value)
+    }
+
+    /// It is of none of the types of this alternate.
+    ///
+    /// Of the name, only the last part is told, as the reference does it.
+    pub fn invalid_choice(self, alternate: &str) -> QmpError {
+        QmpError::invalid_type(&self.last_name(), alternate)
+    }
+
+    /// The name without what it is in; items have none of their own.
+    fn last_name(self) -> String {
+        match *self.path {
+            Path::Member(_, name) => name.to_owned(),
+            Path::Root | Path::Item(..) => self.name(),
+        }
     }
 
     /// It is of the right type, but not `expected`.
@@ -317,15 +353,11 @@ impl Fields<'_> {
     /// There are members that nobody has read.
     pub fn finish(self) -> Result<(), QmpError> {
         let is_left = |(name, _): &(&String, &Value)| !self.taken.contains(&name.as_str());
-        let Some((name, value)) = self.members.iter().find(is_left) else {
+        let Some((name, _)) = self.members.iter().find(is_left) else {
             return Ok(());
         };
         let (path, style) = (&Path::Member(self.path, name), self.style);
         let name = Shown { path, style }.to_string();
-        if style == Style::Keyval && !value.is_string() {
-            let desc = format!("Parameters '{name}.*' are unexpected");
-            return Err(QmpError::generic(desc));
-        }
         Err(QmpError::unexpected(&name))
     }
 }

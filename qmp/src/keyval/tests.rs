@@ -37,8 +37,12 @@ fn the_first_value_may_have_no_key() {
     let value = |text: &str| parse(text, Some("k")).unwrap().value;
     assert_eq!(value("x,a=1"), json!({"k": "x", "a": "1"}));
     assert_eq!(value("a=1"), json!({"a": "1"}));
-    let error = parse("a=1,x", Some("k")).unwrap_err();
-    assert_eq!(error.desc, "Expected '=' after parameter 'x'");
+    for (text, desc) in [
+        ("a=1,x", "Expected '=' after parameter 'x'"),
+        ("x,,y=1", "Invalid parameter ''"),
+    ] {
+        assert_eq!(parse(text, Some("k")).unwrap_err().desc, desc);
+    }
 }
 
 #[test]
@@ -50,6 +54,7 @@ fn what_makes_no_sense_is_refused() {
         ("a.=1", "Invalid parameter 'a.'"),
         ("a..b=1", "Invalid parameter 'a..b'"),
         ("a b=1", "Invalid parameter 'a b'"),
+        ("_a=1", "Invalid parameter '_a'"),
         ("0=1", "Invalid parameter '0'"),
         ("a=1,a.b=2", "Parameters 'a.*' used inconsistently"),
         ("a.b=2,a=1", "Parameters 'a.*' used inconsistently"),
@@ -60,8 +65,13 @@ fn what_makes_no_sense_is_refused() {
     for (text, desc) in cases {
         assert_eq!(parse(text, None).unwrap_err().desc, desc, "{text}");
     }
-    for text in ["{", "{} {}", "{\"a\": 1", "{'a': 1} x"] {
-        assert!(parse(text, None).is_err(), "{text}");
+    for (text, desc) in [
+        ("{", "JSON parse error, premature EOI"),
+        ("{\"a\": 1", "JSON parse error, premature EOI"),
+        ("{} {}", "Expecting at most one JSON value"),
+        ("{'a': 1} x", "Expecting at most one JSON value"),
+    ] {
+        assert_eq!(parse(text, None).unwrap_err().desc, desc, "{text}");
     }
     let deep = format!("{}=1", vec!["a"; 100].join("."));
     assert!(parse(&deep, None).is_err());

@@ -31,30 +31,27 @@ fn escape(text: &str) -> Result<(char, &str), QmpError> {
         'r' => '\r',
         't' => '\t',
         'u' => return code_point(characters.as_str()),
-        _ => {
-            return Err(error(&format!(
-                "invalid escape sequence '\\{first}' in string"
-            )));
-        }
+        _ => return Err(error("invalid escape sequence in string")),
     };
     Ok((character, characters.as_str()))
 }
 
 /// Reads what follows `\u`, and the second half of a pair if there is one.
 fn code_point(text: &str) -> Result<(char, &str), QmpError> {
-    let (first, rest) = hex4(text).ok_or_else(|| bad_hex(text))?;
-    let low = rest.strip_prefix("\\u").and_then(hex4);
-    let (units, rest) = match (first, low) {
-        (0xD800..=0xDBFF, Some((second, rest))) => (vec![first, second], rest),
-        _ => (vec![first], rest),
+    let no_character = || {
+        let seen: String = text.chars().take(4).collect();
+        error(&format!("\\u{seen} is not a valid Unicode character"))
     };
-    let mut decoded = char::decode_utf16(units.iter().copied());
+    let (first, rest) = hex4(text).ok_or_else(no_character)?;
+    let low = rest.strip_prefix("\\u").and_then(hex4);
+    let (second, rest) = match (first, low) {
+        (0xD800..=0xDBFF, Some((second, rest))) => (Some(second), rest),
+        _ => (None, rest),
+    };
+    let mut decoded = char::decode_utf16([first].into_iter().chain(second));
     match (decoded.next(), decoded.next()) {
         (Some(Ok(character)), None) => Ok((character, rest)),
-        _ => {
-            let shown: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
-            Err(error(&format!("{shown} is not a valid Unicode character")))
-        }
+        _ => Err(no_character()),
     }
 }
 
@@ -63,11 +60,6 @@ fn hex4(text: &str) -> Option<(u16, &str)> {
     let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     let number = is_hex.then(|| u16::from_str_radix(digits, 16).ok())??;
     Some((number, rest))
-}
-
-fn bad_hex(text: &str) -> QmpError {
-    let seen: String = text.chars().take(4).collect();
-    error(&format!("invalid escape sequence '\\u{seen}' in string"))
 }
 
 fn error(what: &str) -> QmpError {

@@ -119,7 +119,7 @@ fn a_request_may_overtake_if_that_was_agreed_on() {
     let found = say(&mut session, "{'exec-oob': 'a', 'execute': 'a'}");
     assert_eq!(
         found,
-        generic("QMP input member 'exec-oob' clashes with 'execute'")
+        generic("QMP input member 'execute' clashes with 'exec-oob'")
     );
     let found = say(&mut session, "{'exec-oob': 'qmp_capabilities'}");
     assert_eq!(

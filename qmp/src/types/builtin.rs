@@ -32,13 +32,11 @@ impl Qapi for bool {
     const KIND: Kind = Kind::Boolean;
 
     fn read(input: Input<'_>) -> Result<Self, QmpError> {
-        match (input.value(), input.style()) {
-            (Value::Bool(value), _) => Ok(*value),
-            (Value::String(text), Style::Keyval) => {
-                keyval::switch(text).ok_or_else(|| input.expects("'on' or 'off'"))
-            }
-            _ => Err(input.invalid_type(Self::KIND.as_str())),
+        if let Some(text) = input.text() {
+            return keyval::switch(text).ok_or_else(|| input.expects("'on' or 'off'"));
         }
+        let value = input.value().as_bool();
+        value.ok_or_else(|| input.not_scalar(Self::KIND))
     }
 
     fn write(&self) -> Value {
@@ -54,16 +52,12 @@ impl Qapi for f64 {
     const KIND: Kind = Kind::Number;
 
     fn read(input: Input<'_>) -> Result<Self, QmpError> {
-        match (input.value(), input.style()) {
-            (Value::String(text), Style::Keyval) => {
-                let number = text.parse().ok().filter(|number: &f64| number.is_finite());
-                number.ok_or_else(|| input.expects("a number"))
-            }
-            (value, _) => {
-                let number = value.as_f64();
-                number.ok_or_else(|| input.invalid_type(Self::KIND.as_str()))
-            }
+        if let Some(text) = input.text() {
+            let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+            return number.ok_or_else(|| input.expects("number"));
         }
+        let number = input.value().as_f64();
+        number.ok_or_else(|| input.not_scalar(Self::KIND))
     }
 
     fn write(&self) -> Value {
@@ -79,17 +73,12 @@ impl Qapi for i64 {
     const KIND: Kind = Kind::Integer;
 
     fn read(input: Input<'_>) -> Result<Self, QmpError> {
-        match (input.value(), input.style()) {
-            (Value::String(text), Style::Keyval) => {
-                let number = keyval::integer(text);
-                let number = number.and_then(|number| number.try_into().ok());
-                number.ok_or_else(|| input.expects("integer"))
-            }
-            (value, _) => {
-                let number = value.as_i64();
-                number.ok_or_else(|| input.invalid_type(Self::KIND.as_str()))
-            }
+        if let Some(text) = input.text() {
+            let number = keyval::integer(text).and_then(|number| number.try_into().ok());
+            return number.ok_or_else(|| input.expects("integer"));
         }
+        let number = input.value().as_i64();
+        number.ok_or_else(|| input.not_scalar(Self::KIND))
     }
 
     fn write(&self) -> Value {
@@ -101,97 +90,59 @@ impl Qapi for i64 {
     }
 }
 
-impl Qapi for u64 {
-    const KIND: Kind = Kind::Integer;
-
-    fn read(input: Input<'_>) -> Result<Self, QmpError> {
-        match (input.value(), input.style()) {
-            (Value::String(text), Style::Keyval) => {
-                let number = keyval::integer(text);
-                let number = number.and_then(|number| number.try_into().ok());
-                number.ok_or_else(|| input.expects("integer"))
-            }
-            (value, _) => {
-                let number = value.as_u64();
-                number.ok_or_else(|| input.invalid_type("uint64"))
-            }
+/// Reads an unsigned number, which errors call `name` if it does not fit.
+fn unsigned<T: TryFrom<i128>>(input: Input<'_>, name: &str) -> Result<T, QmpError> {
+    let number = match (input.text(), input.value()) {
+        (Some(text), _) => keyval::integer(text).ok_or_else(|| input.expects("integer"))?,
+        (None, value) => {
+            let signed = value.as_i64().map(i128::from);
+            let number = signed.or_else(|| value.as_u64().map(i128::from));
+            number.ok_or_else(|| match input.style() {
+                Style::Json => input.expects("uint64"),
+                Style::Keyval => input.not_scalar(Kind::Integer),
+            })?
         }
-    }
-
-    fn write(&self) -> Value {
-        Value::from(*self)
-    }
-
-    fn describe(schema: &mut Schema) -> TypeName {
-        schema.builtin("int", Kind::Integer)
-    }
-}
-
-/// Reads a number that is stored in fewer bits than it is sent in.
-fn narrow<T: TryFrom<i64>>(input: Input<'_>, name: &str) -> Result<T, QmpError> {
-    let number = i64::read(input)?;
+    };
     T::try_from(number).map_err(|_| input.expects(name))
 }
 
-impl Qapi for u32 {
-    const KIND: Kind = Kind::Integer;
+/// The unsigned types, which differ in size and in what errors call them.
+macro_rules! unsigned {
+    ($($type:ty, $name:literal;)+) => {$(
+        impl Qapi for $type {
+            const KIND: Kind = Kind::Integer;
 
-    fn read(input: Input<'_>) -> Result<Self, QmpError> {
-        narrow(input, "uint32_t")
-    }
+            fn read(input: Input<'_>) -> Result<Self, QmpError> {
+                unsigned(input, $name)
+            }
 
-    fn write(&self) -> Value {
-        Value::from(*self)
-    }
+            fn write(&self) -> Value {
+                Value::from(*self)
+            }
 
-    fn describe(schema: &mut Schema) -> TypeName {
-        schema.builtin("int", Kind::Integer)
-    }
+            fn describe(schema: &mut Schema) -> TypeName {
+                schema.builtin("int", Kind::Integer)
+            }
+        }
+    )+};
 }
 
-impl Qapi for u16 {
-    const KIND: Kind = Kind::Integer;
-
-    fn read(input: Input<'_>) -> Result<Self, QmpError> {
-        narrow(input, "uint16_t")
-    }
-
-    fn write(&self) -> Value {
-        Value::from(*self)
-    }
-
-    fn describe(schema: &mut Schema) -> TypeName {
-        schema.builtin("int", Kind::Integer)
-    }
-}
-
-impl Qapi for u8 {
-    const KIND: Kind = Kind::Integer;
-
-    fn read(input: Input<'_>) -> Result<Self, QmpError> {
-        narrow(input, "uint8_t")
-    }
-
-    fn write(&self) -> Value {
-        Value::from(*self)
-    }
-
-    fn describe(schema: &mut Schema) -> TypeName {
-        schema.builtin("int", Kind::Integer)
-    }
+unsigned! {
+    u64, "uint64";
+    u32, "uint32_t";
+    u16, "uint16_t";
+    u8, "uint8_t";
 }
 
 impl Qapi for Size {
     const KIND: Kind = Kind::Integer;
 
     fn read(input: Input<'_>) -> Result<Self, QmpError> {
-        match (input.value(), input.style()) {
-            (Value::String(text), Style::Keyval) => {
-                let size = keyval::size(text).ok_or_else(|| input.expects("size"))?;
-                Ok(Self(size))
-            }
-            _ => u64::read(input).map(Self),
-        }
+        let size = match input.text() {
+            Some(text) => keyval::size(text).ok_or_else(|| input.expects("size"))?,
+            None => u64::read(input)?,
+        };
+        Ok(Self(size))
     }
 
     fn write(&self) -> Value {
@@ -207,10 +158,9 @@ impl Qapi for Null {
     const KIND: Kind = Kind::Null;
 
     fn read(input: Input<'_>) -> Result<Self, QmpError> {
-        match (input.value(), input.style()) {
-            (Value::Null, _) => Ok(Self),
+        match (input.value(), input.text()) {
             // Between commas there is no other way to write it.
-            (Value::String(text), Style::Keyval) if text.is_empty() => Ok(Self),
+            (Value::Null, _) | (_, Some("")) => Ok(Self),
             _ => Err(input.invalid_type(Self::KIND.as_str())),
         }
     }

@@ -288,7 +288,7 @@ macro_rules! qapi_alternate {
                 $(if chosen.is_some() && chosen == index.next() {
                     return <$type as $crate::types::Qapi>::read(input).map(Self::$variant);
                 })+
-                Err(input.invalid_type(stringify!($name)))
+                Err(input.invalid_choice(stringify!($name)))
             }
 
             fn write(&self) -> $crate::Value {
