@@ -3,6 +3,7 @@
 mod args;
 mod backup;
 mod compare;
+mod daemon;
 mod demo;
 mod doctor;
 mod engine;
@@ -67,6 +68,9 @@ impl Done {
 pub(crate) fn main() -> ExitCode {
     // Before any thread starts: all inherit this.
     let blocked = Blocked::new();
+    if let Some(line) = daemon::wanted() {
+        return daemon::main(&line, blocked);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -102,6 +106,10 @@ fn run(command: &Command, session: &Session) -> Result<Done, Failure> {
         Command::Export(args) => export::run(args, session),
         Command::Doctor(args) => doctor::run(args, session),
         Command::Demo(args) => demo::run(args, session),
+        Command::Daemon(_) => {
+            let text = "options of the daemon follow the word `daemon`, which comes first";
+            Err(Failure::new(Exit::Usage, text))
+        }
     }
 }
 

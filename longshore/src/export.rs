@@ -31,7 +31,7 @@ mod gate;
 mod host;
 mod inbox;
 mod line;
-mod listen;
+pub(crate) mod listen;
 mod memory;
 mod negotiate;
 mod outbox;
@@ -39,7 +39,7 @@ mod request;
 mod send;
 mod serve;
 mod server;
-mod signal;
+pub(crate) mod signal;
 mod status;
 
 pub use self::error::ExportError;

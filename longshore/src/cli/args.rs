@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Export(Export),
     Doctor(Doctor),
     Demo(Demo),
+    Daemon(Daemon),
 }
 
 impl Command {
@@ -45,8 +46,22 @@ impl Command {
             Self::Export(_) => "export",
             Self::Doctor(_) => "doctor",
             Self::Demo(_) => "demo",
+            Self::Daemon(_) => "daemon",
         }
     }
+}
+
+/// A storage daemon that takes qemu-storage-daemon's command line: `longshore daemon --help`
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Daemon {
+    /// What `longshore daemon --help` tells
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "OPTION"
+    )]
+    options: Vec<String>,
 }
 
 /// How much is said, and in which form.

@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
@@ -12,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
 
 use super::{
     exit::{Exit, Failure},
@@ -53,6 +57,21 @@ impl Blocked {
         }
         set.thread_block()?;
         Ok(Self(set))
+    }
+
+    /// Blocks one more.
+    pub(crate) fn and(mut self, signal: Signal) -> io::Result<Self> {
+        self.0.add(signal);
+        self.0.thread_block()?;
+        Ok(self)
+    }
+
+    /// A descriptor that is readable once a signal has come.
+    pub(crate) fn into_descriptor(mut self) -> io::Result<OwnedFd> {
+        // It stands for a question that nobody asks here.
+        self.0.remove(Signal::SIGUSR1);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(SignalFd::with_flags(&self.0, flags)?.into())
     }
 
     /// Starts the thread that waits for the signals.

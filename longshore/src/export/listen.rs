@@ -28,7 +28,7 @@ use super::{Reach, error::ExportError};
 
 /// A socket that clients can connect to, until it is closed or dropped, which removes the socket file.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     socket: Fd,
     address: NbdAddress,
     /// The socket file, to be removed at the end if it is still ours.
@@ -44,7 +44,7 @@ struct SocketFile {
 
 impl Listener {
     /// Listens on `address`.
-    pub(super) fn bind(address: &NbdAddress, reach: Reach) -> Result<Self, ExportError> {
+    pub(crate) fn bind(address: &NbdAddress, reach: Reach) -> Result<Self, ExportError> {
         match address {
             NbdAddress::Unix(path) => Self::bind_unix(path).map_err(|error| match error {
                 Refused::InUse => ExportError::AddressInUse(address.clone()),
@@ -118,12 +118,12 @@ impl Listener {
     }
 
     /// The socket to accept from.
-    pub(super) fn socket(&self) -> &Fd {
+    pub(crate) fn socket(&self) -> &Fd {
         &self.socket
     }
 
     /// Where it really listens.
-    pub(super) fn address(&self) -> &NbdAddress {
+    pub(crate) fn address(&self) -> &NbdAddress {
         &self.address
     }
 }

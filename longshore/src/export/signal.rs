@@ -12,13 +12,13 @@ use std::{
 /// Whoever makes a change does so first and raises the signal second, so that a waiter either sees
 /// the change or is woken.
 #[derive(Debug, Default)]
-pub(super) struct Signal {
+pub(crate) struct Signal {
     waiting: Mutex<Vec<Waker>>,
 }
 
 impl Signal {
     /// Makes every waiter look again.
-    pub(super) fn raise(&self) {
+    pub(crate) fn raise(&self) {
         let woken = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *waiting)
@@ -39,7 +39,7 @@ impl Signal {
 /// Waits until `ready` has an answer; it is asked again whenever one of `signals` is raised.
 ///
 /// Dropping the future leaves at most one useless wake-up behind.
-pub(super) async fn until<T, const N: usize>(
+pub(crate) async fn until<T, const N: usize>(
     signals: [&Signal; N],
     mut ready: impl FnMut() -> Option<T>,
 ) -> T {
@@ -57,7 +57,7 @@ pub(super) async fn until<T, const N: usize>(
 }
 
 /// The result of `work`, or `None` if `end` is there first; the other one is dropped.
-pub(super) async fn race<T>(
+pub(crate) async fn race<T>(
     work: impl Future<Output = T>,
     end: impl Future<Output = ()>,
 ) -> Option<T> {
