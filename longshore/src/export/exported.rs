@@ -214,7 +214,9 @@ impl Drop for Exported {
 
 /// Takes a bitmap into use for an export with these options.
 fn show(bitmap: &Bitmap, options: &ExportOptions) -> Result<BusyGuard, ExportError> {
-    let may_change = !bitmap.node().is_read_only() && bitmap.info().is_recording;
+    // What changes beneath clients is not for them; of another node, whoever exports it knows better.
+    let is_own = bitmap.node() == &options.node;
+    let may_change = is_own && !options.node.is_read_only() && bitmap.info().is_recording;
     if !options.writable && may_change {
         return Err(ExportError::EnabledBitmap(bitmap.name().to_owned()));
     }
