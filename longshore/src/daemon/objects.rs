@@ -1,5 +1,7 @@
 //! Objects: `object-add`, `object-del` and what is asked of them.
 
+use aio::Handle;
+use block::nodes::ThrottleGroup;
 use qmp::QmpError;
 
 use super::command::Command;
@@ -7,6 +9,18 @@ use super::command::Command;
 /// What `object-add` has made, by id.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {}
+
+impl Objects {
+    /// The throttle group of that id.
+    pub(super) fn throttle_group(&self, _id: &str) -> Option<ThrottleGroup> {
+        None
+    }
+
+    /// The loop of the iothread of that id.
+    pub(super) fn iothread(&self, _id: &str) -> Option<Handle> {
+        None
+    }
+}
 
 /// The commands of this file.
 pub(super) fn commands() -> Vec<Command> {

@@ -1,0 +1,265 @@
+//! Changing nodes that are there: `blockdev-reopen`, `block_resize`, `x-blockdev-set-iothread`.
+
+use std::rc::Rc;
+
+use block::{Node, NodeOptions};
+use qmp::{
+    Map, QmpError, Value, qapi_alternate, qapi_struct,
+    types::{Null, Qapi},
+};
+
+use super::{
+    Maker, Nodes, device_or_node, is_node_or_job, node, open::Common, options::BlockdevOptions,
+};
+use crate::daemon::{Daemon, command::Command, error::IntoQmp};
+
+/// Options that every node has: what is not said is as if it had never been said.
+const COMMON_OPTIONS: [&str; 9] = [
+    "node-name",
+    "driver",
+    "discard",
+    "cache",
+    "active",
+    "read-only",
+    "auto-read-only",
+    "force-share",
+    "detect-zeroes",
+];
+
+qapi_struct! {
+    /// Arguments of `blockdev-reopen`.
+    pub(crate) struct BlockdevReopen {
+        /// What the nodes are to be like.
+        options: Vec<BlockdevOptions>,
+    }
+}
+
+qapi_struct! {
+    /// Arguments of `block_resize`.
+    pub(crate) struct BlockResize {
+        /// The device; it has the name of its node.
+        device: Option<String>,
+        /// The node.
+        node_name: Option<String>,
+        /// How long it is to be, in bytes.
+        size: i64,
+    }
+}
+
+qapi_alternate! {
+    /// A text or nothing.
+    pub(crate) enum StrOrNull {
+        /// A text.
+        Str(String),
+        /// Nothing.
+        Null(Null),
+    }
+}
+
+qapi_struct! {
+    /// Arguments of `x-blockdev-set-iothread`.
+    pub(crate) struct BlockdevSetIothread {
+        /// The node.
+        node_name: String,
+        /// Where it is to be: an iothread, or the main loop.
+        iothread: StrOrNull,
+        /// Also if somebody may be using it.
+        force: Option<bool>,
+    }
+}
+
+/// The commands of this file.
+pub(super) fn commands() -> Vec<Command> {
+    vec![
+        Command::new("blockdev-reopen", blockdev_reopen),
+        Command::new("block_resize", block_resize),
+        Command::new("x-blockdev-set-iothread", set_iothread),
+    ]
+}
+
+async fn block_resize(daemon: &Rc<Daemon>, args: BlockResize) -> Result<(), QmpError> {
+    let found = match (args.device, args.node_name) {
+        (Some(device), _) => device_or_node(daemon, &device)?,
+        (None, name) => node(daemon, name.as_deref().unwrap_or_default())?,
+    };
+    let len_bytes = u64::try_from(args.size)
+        .map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"))?;
+    let graph = daemon.engine.graph();
+    let resized = graph.resize(&found, &daemon.context, len_bytes).await;
+    resized.map_err(IntoQmp::into_qmp)
+}
+
+async fn set_iothread(daemon: &Rc<Daemon>, args: BlockdevSetIothread) -> Result<(), QmpError> {
+    let name = &args.node_name;
+    let graph = daemon.engine.graph();
+    let node = graph.node(name).map_err(IntoQmp::into_qmp)?;
+    let edges = graph.edges();
+    let mut users = edges.iter().filter(|edge| edge.node == *name);
+    if !args.force.unwrap_or(false) && users.any(|edge| !is_node_or_job(&edge.parent)) {
+        return Err(QmpError::generic(format!(
+            "Node {name} is associated with a BlockBackend and could be in use \
+             (use force=true to override this check)"
+        )));
+    }
+    let to = match args.iothread {
+        StrOrNull::Null(Null) => daemon.context.handle().clone(),
+        StrOrNull::Str(iothread) => daemon
+            .objects
+            .iothread(&iothread)
+            .ok_or_else(|| QmpError::generic(format!("Cannot find iothread {iothread}")))?,
+    };
+    let moved = graph.set_context(&node, &to).await;
+    moved.map_err(IntoQmp::into_qmp)
+}
+
+async fn blockdev_reopen(daemon: &Rc<Daemon>, args: BlockdevReopen) -> Result<(), QmpError> {
+    let mut reopen = Reopen {
+        daemon,
+        changes: Vec::new(),
+    };
+    for options in args.options {
+        let Some(name) = options.node_name.clone() else {
+            return Err(QmpError::generic("node-name not specified"));
+        };
+        let node = daemon.engine.graph().node(&name);
+        reopen.plan(node.map_err(IntoQmp::into_qmp)?, options, None)?;
+    }
+    let changes = reopen.changes;
+    let options = changes.iter();
+    let options = options.map(|change| (change.node.clone(), change.common.node));
+    let options: Vec<(Node, NodeOptions)> = options.collect();
+    let reopened = daemon.engine.graph().reopen(&options).await;
+    reopened.map_err(IntoQmp::into_qmp)?;
+    daemon.nodes.note(changes);
+    Ok(())
+}
+
+/// What a node is to become.
+struct Change {
+    node: Node,
+    common: Common,
+    definition: BlockdevOptions,
+}
+
+/// A reopen that is being looked at, before anything is changed.
+struct Reopen<'a> {
+    daemon: &'a Daemon,
+    changes: Vec<Change>,
+}
+
+impl Reopen<'_> {
+    /// Checks one node, and what is nested in it.
+    fn plan(
+        &mut self,
+        node: Node,
+        options: BlockdevOptions,
+        outer: Option<&Common>,
+    ) -> Result<(), QmpError> {
+        let name = node.name();
+        let nodes = &self.daemon.nodes;
+        let facts = nodes.of(name, |made| (made.common, made.definition.write()));
+        let Some((before, old)) = facts else {
+            let text = format!("Node '{name}' was not made by a client and cannot be reopened");
+            return Err(QmpError::generic(text));
+        };
+        let common = Common::of(&options, outer)?;
+        check_common(&before, &common)?;
+        let (old, new) = (members(old), members(options.write()));
+        if old.get("driver") != new.get("driver") {
+            return Err(cannot_change("driver"));
+        }
+        for (key, value) in &new {
+            if COMMON_OPTIONS.contains(&key.as_str()) {
+                continue;
+            }
+            match value {
+                Value::Object(_) => self.plan_child(name, (key, value, old.get(key)), &common)?,
+                _ if old.get(key) == Some(value) => {}
+                _ => self.check_reference(name, (key, value))?,
+            }
+        }
+        self.changes.push(Change {
+            node,
+            common,
+            definition: options,
+        });
+        Ok(())
+    }
+
+    /// What is nested may be given other options, but stays the node that it is.
+    fn plan_child(
+        &mut self,
+        parent: &str,
+        (key, new, old): (&str, &Value, Option<&Value>),
+        outer: &Common,
+    ) -> Result<(), QmpError> {
+        let Some(child) = self.child(parent, key) else {
+            return match old == Some(new) {
+                true => Ok(()),
+                false => Err(cannot_change(key)),
+            };
+        };
+        let maker = self.daemon.nodes.of(child.name(), |made| made.maker);
+        let mut options = BlockdevOptions::from_json(new)?;
+        let name = options
+            .node_name
+            .get_or_insert_with(|| child.name().to_owned());
+        if maker != Some(Maker::Nested) || name != child.name() {
+            return Err(cannot_change(key));
+        }
+        self.plan(child, options, Some(outer))
+    }
+
+    /// A child may be given by the name that it has.
+    fn check_reference(&self, parent: &str, (key, new): (&str, &Value)) -> Result<(), QmpError> {
+        let child = self.child(parent, key);
+        let name = child.as_ref().map(Node::name);
+        match name.is_some() && new.as_str() == name {
+            true => Ok(()),
+            false => Err(cannot_change(key)),
+        }
+    }
+
+    /// What a node holds by the edge of that name.
+    fn child(&self, parent: &str, name: &str) -> Option<Node> {
+        let graph = self.daemon.engine.graph();
+        let owner = format!("node '{parent}'");
+        let mut edges = graph.edges().into_iter();
+        let edge = edges.find(|edge| edge.parent == owner && edge.child_name == name)?;
+        graph.node(&edge.node).ok()
+    }
+}
+
+impl Nodes {
+    fn note(&self, changes: Vec<Change>) {
+        let mut known = self.made.borrow_mut();
+        for change in changes {
+            if let Some(made) = known.get_mut(change.node.name()) {
+                made.common = change.common;
+                made.definition = change.definition;
+            }
+        }
+    }
+}
+
+/// Options that say how something was opened stay as they are.
+fn check_common(old: &Common, new: &Common) -> Result<(), QmpError> {
+    if old.direct != new.direct {
+        return Err(cannot_change("cache.direct"));
+    }
+    if old.force_share != new.force_share {
+        return Err(cannot_change("force-share"));
+    }
+    Ok(())
+}
+
+fn cannot_change(option: &str) -> QmpError {
+    QmpError::generic(format!("Cannot change the option '{option}'"))
+}
+
+fn members(value: Value) -> Map {
+    match value {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    }
+}
