@@ -16,6 +16,7 @@ use blockjob::{BlockJob, find_block_job};
 use job::{CancelMode, Job, JobStatus};
 use qmp::{QmpError, qapi_struct};
 
+pub(super) use self::backup::{BlockdevBackup, spec as backup_spec};
 use super::{Daemon, command::Command, error::IntoQmp};
 
 /// How long `job-finalize` waits for the end that it leads to, in nanoseconds: clients expect its events before the
