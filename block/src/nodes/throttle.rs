@@ -58,19 +58,19 @@ impl ThrottleLimit {
 
     fn check(self) -> Result<(), &'static str> {
         if self.per_s > RATE_MAX || self.burst_per_s > RATE_MAX {
-            return Err("limits must be within [0, 1000000000000000]");
+            return Err("bps/iops/max values must be within [0, 1000000000000000]");
         }
         if self.burst_per_s > 0 && self.per_s == 0 {
-            return Err("a burst needs a limit");
+            return Err("bps_max/iops_max require corresponding bps/iops values");
         }
         if self.burst_per_s > 0 && self.burst_per_s < self.per_s {
-            return Err("a burst cannot be slower than the limit");
+            return Err("bps_max/iops_max cannot be lower than bps/iops");
         }
         if self.burst_s > 1 && self.burst_per_s == 0 {
-            return Err("a burst length needs a burst");
+            return Err("burst length set without burst rate");
         }
         if self.burst_per_s.saturating_mul(self.burst_s) > RATE_MAX {
-            return Err("the burst is too long for its rate");
+            return Err("burst length too high for this burst rate");
         }
         Ok(())
     }
@@ -113,7 +113,7 @@ impl ThrottleLimits {
             let parts = [read, write];
             if total.per_s > 0 && parts.iter().any(|part| part.per_s > 0) {
                 return Err(
-                    "a total and limits of reads or writes cannot be used at the same time",
+                    "bps/iops/max total values and read/write values cannot be used at the same time",
                 );
             }
             for limit in [total, read, write] {
@@ -122,7 +122,7 @@ impl ThrottleLimits {
         }
         let has_request_limit = requests.iter().any(|limit| limit.per_s > 0);
         if self.request_bytes > 0 && !has_request_limit {
-            return Err("a request size needs a limit of requests");
+            return Err("iops size requires an iops value to be set");
         }
         Ok(())
     }
@@ -183,6 +183,12 @@ impl ThrottleGroup {
         drop(state);
         woken.wake();
         Ok(())
+    }
+
+    /// Whether anything else than this handle keeps the group: a node that belongs to it.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        Arc::strong_count(&self.shared) > 1
     }
 
     /// How many requests wait.

@@ -278,6 +278,11 @@ impl Chardevs {
         Ok(())
     }
 
+    /// The ids of all.
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.by_id.borrow().keys().cloned().collect()
+    }
+
     /// Removes all sockets.
     pub(super) fn close_all(&self) {
         self.by_id.take();

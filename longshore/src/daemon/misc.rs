@@ -106,7 +106,6 @@ async fn query_qmp_schema(daemon: &Rc<Daemon>, (): ()) -> Result<Value, QmpError
 
 /// Ends the daemon. The reply comes when nothing is served any more, before the connection is closed.
 async fn quit(daemon: &Rc<Daemon>, (): ()) -> Result<(), QmpError> {
-    let super::objects::Objects {} = &daemon.objects;
     daemon.want_end();
     daemon.wound_up().await;
     Ok(())

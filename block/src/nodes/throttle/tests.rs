@@ -122,11 +122,11 @@ fn limits_that_make_no_sense_are_refused_with_the_reason() {
     for (limits, why) in [
         (both, "at the same time"),
         (one(limit(RATE_MAX + 1, 0, 0)), "must be within"),
-        (one(limit(0, 5, 0)), "a burst needs a limit"),
-        (one(limit(6, 5, 0)), "slower than the limit"),
-        (one(limit(6, 0, 2)), "a burst length needs a burst"),
-        (one(limit(1, RATE_MAX, 2)), "too long"),
-        (size, "a request size needs"),
+        (one(limit(0, 5, 0)), "require corresponding"),
+        (one(limit(6, 5, 0)), "cannot be lower than bps/iops"),
+        (one(limit(6, 0, 2)), "burst length set without burst rate"),
+        (one(limit(1, RATE_MAX, 2)), "too high"),
+        (size, "iops size requires"),
     ] {
         let error = ThrottleGroup::new(limits).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
