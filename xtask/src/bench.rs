@@ -6,21 +6,29 @@ use std::fmt::Write;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace::Workspace;
 use targets::{Measure, TARGETS, Target};
 
 const REPORT: &str = "bench.md";
 
-/// Runs the races whose names begin with `filter`, and writes the table, here and to a file.
+/// What it takes.
+pub(crate) const USAGE: &str = "\
+usage: cargo xtask bench [NAME] [--quick]
+
+  NAME     run only the measurements whose names begin with it, such as `timer/` or `jobs/`;
+           all of them take about an hour
+  --quick  measure for a short time, to see that everything runs";
+
+/// Runs the races whose names begin with a filter, and writes the table, here and to a file.
 ///
 /// # Errors
 ///
-/// Fails if the measurements cannot be run. A target that is missed is no error.
+/// Fails for unknown options, and if the measurements cannot be run. A target that is missed is no
+/// error.
 pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
-    let filter = args.iter().find(|arg| !arg.starts_with('-'));
-    let filter = filter.unwrap_or(&"");
+    let filter = filter(args)?;
     let mut results = Vec::new();
     for program in programs(filter) {
         let mut command = workspace.cargo();
@@ -33,6 +41,22 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
     std::fs::write(&path, report).with_context(|| format!("cannot write {}", path.display()))?;
     println!("\nwritten to {}", path.display());
     Ok(())
+}
+
+/// The one name among the arguments, empty if there is none.
+fn filter<'a>(args: &[&'a str]) -> Result<&'a str> {
+    let (options, names): (Vec<&str>, Vec<&str>) = args
+        .iter()
+        .copied()
+        .partition(|it: &&str| it.starts_with('-'));
+    if let Some(unknown) = options.iter().find(|option| **option != "--quick") {
+        bail!("no such option: {unknown}\n\n{USAGE}");
+    }
+    match names[..] {
+        [] => Ok(""),
+        [name] => Ok(name),
+        [_, second, ..] => bail!("one name only, and not also {second}\n\n{USAGE}"),
+    }
 }
 
 /// Which programs have something whose name begins with `filter`.
@@ -297,6 +321,17 @@ mod tests {
         ] {
             assert!(report.contains(row), "{row}\n\n{report}");
         }
+    }
+
+    #[test]
+    fn options_that_nobody_knows_are_refused() {
+        let filter = |args: &[&'static str]| filter(args).map_err(|_| ());
+        assert_eq!(filter(&[]), Ok(""));
+        assert_eq!(filter(&["--quick"]), Ok(""));
+        assert_eq!(filter(&["--quick", "timer/"]), Ok("timer/"));
+        assert_eq!(filter(&["timer/", "--quik"]), Err(()));
+        assert_eq!(filter(&["--help", "timer/"]), Err(()));
+        assert_eq!(filter(&["timer/", "jobs/"]), Err(()));
     }
 
     #[test]

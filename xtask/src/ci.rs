@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::fuzz::{self, Fuzzed};
 use crate::sanitize::{self, Watched};
 use crate::test::{self, Summary};
 use crate::workspace::Workspace;
@@ -16,7 +17,7 @@ const EXIT_UNSUPPORTED: i32 = 8;
 /// Schedules that the models of jobs go through at least, all together.
 const SCHEDULES_MIN: usize = 100_000;
 
-const STEPS: [(&str, Step); 15] = [
+const STEPS: [(&str, Step); 16] = [
     ("tidy", |ci| done(tidy::run(ci.workspace))),
     ("fmt", |ci| ci.cargo("fmt --all --check")),
     ("clippy", |ci| {
@@ -29,6 +30,7 @@ const STEPS: [(&str, Step); 15] = [
     ("sim", |ci| done(sim::run(ci.workspace, &[]))),
     ("address", |ci| ci.address()),
     ("stress", |ci| done(stress::run(ci.workspace, &[]))),
+    ("fuzz", |ci| ci.fuzz()),
     ("doc", |ci| ci.doc()),
     ("licences", |ci| done(licences::check(ci.workspace))),
     ("deny", |ci| ci.deny()),
@@ -166,6 +168,19 @@ impl Ci<'_> {
                 ensure!(summary.failed() == 0, "{} tests failed", summary.failed());
                 ensure!(summary.passed() > 0, "no test ran");
                 Ok(Outcome::Passed)
+            }
+        }
+    }
+
+    fn fuzz(&mut self) -> Result<Outcome> {
+        match fuzz::briefly(self.workspace)? {
+            Fuzzed::Skipped(reason) => Ok(Outcome::Skipped(reason)),
+            Fuzzed::Ran(outcomes) => {
+                let failed = outcomes.iter().find(|(_, outcome)| !outcome.is_good);
+                match failed {
+                    None => Ok(Outcome::Passed),
+                    Some((name, _)) => bail!("`{name}` failed"),
+                }
             }
         }
     }

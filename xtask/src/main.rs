@@ -10,6 +10,7 @@
 mod bench;
 mod ci;
 mod endure;
+mod fuzz;
 mod licences;
 mod model;
 mod options;
@@ -45,6 +46,9 @@ usage: cargo xtask <task>
   endure [--seconds N] [--seed S]
                   have random jobs copy disks that four guests write, for so long, an hour unless told
                   otherwise: files and loop devices on ext4, XFS and btrfs (as root), files as they are
+  fuzz [NAME].. [--seconds N]
+                  feed hostile input to what reads the bytes of others, half a minute each unless told
+                  otherwise (docs/testing.md)
   sim [--seeds N] [--from S] [--threads N] [--jobs backup|mirror|all] | sim --seed S [--jobs ..]
                   run jobs, guests and failing disks in so many simulated worlds, 2000 unless told
                   otherwise, or one world again with everything that happens in it
@@ -66,11 +70,13 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["tidy"] => tidy::run(&Workspace::load()?)?,
         ["test"] => return test_and_report(&[]),
         ["test", "--", rest @ ..] => return test_and_report(rest),
+        ["bench", "-h" | "--help"] => println!("{}", bench::USAGE),
         ["bench", rest @ ..] => bench::run(&Workspace::load()?, rest)?,
         ["sanitize", rest @ ..] => return sanitize::run(&Workspace::load()?, rest),
         ["stress", rest @ ..] => stress::run(&Workspace::load()?, rest)?,
         ["endure", rest @ ..] => endure::run(&Workspace::load()?, rest)?,
         ["model", rest @ ..] => model::run(&Workspace::load()?, rest)?,
+        ["fuzz", rest @ ..] => return fuzz::run(&Workspace::load()?, rest),
         ["sim", rest @ ..] => sim::run(&Workspace::load()?, rest)?,
         ["ci"] => return Ok(ci::run(&Workspace::load()?)),
         ["help" | "-h" | "--help"] => println!("{USAGE}"),

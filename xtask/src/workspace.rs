@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::fuzz;
+
 /// Our crates, and where things are on this machine.
 #[derive(Debug)]
 pub(crate) struct Workspace {
@@ -13,7 +15,7 @@ pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
     /// Where cargo builds.
     pub(crate) target_dir: PathBuf,
-    /// The members.
+    /// The members, and `fuzz`.
     pub(crate) packages: Vec<Package>,
 }
 
@@ -55,13 +57,19 @@ impl Workspace {
     pub(crate) fn load() -> Result<Workspace> {
         let metadata = cargo_metadata(Path::new("."), &["--no-deps"])?;
         let root = PathBuf::from(text(&metadata, "workspace_root")?);
-        let packages = list(&metadata, "packages")?;
-        let packages = packages
-            .iter()
-            .map(|package| Package::parse(package, &root));
+        // A workspace of its own, to which all rules apply as well.
+        let fuzz = root.join(fuzz::DIR);
+        let fuzz = fuzz.is_dir().then(|| cargo_metadata(&fuzz, &["--no-deps"]));
+        let fuzz = fuzz.transpose()?;
+        let mut packages = Vec::new();
+        for metadata in [Some(&metadata), fuzz.as_ref()].into_iter().flatten() {
+            for package in list(metadata, "packages")? {
+                packages.push(Package::parse(package, &root)?);
+            }
+        }
         Ok(Workspace {
             target_dir: PathBuf::from(text(&metadata, "target_directory")?),
-            packages: packages.collect::<Result<_>>()?,
+            packages,
             root,
         })
     }
