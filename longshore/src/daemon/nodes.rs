@@ -6,7 +6,7 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use block::{Attachment, ChildRole, Graph, Node, Operation, Permissions};
-use qmp::{QmpError, qapi_struct};
+use qmp::{QmpError, Value, qapi_struct};
 
 use super::{Daemon, command::Command, error::IntoQmp};
 
@@ -42,6 +42,8 @@ struct Made {
     node: Node,
     definition: BlockdevOptions,
     common: Common,
+    /// Its options with those of all nodes below in their places.
+    full: Value,
     filename: String,
     /// Nodes on the longest way down, this one included.
     depth: u32,
@@ -128,10 +130,6 @@ fn find(daemon: &Daemon, (device, name): (&str, &str)) -> Result<Node, QmpError>
 }
 
 impl Nodes {
-    fn depth(&self, name: &str) -> u32 {
-        self.of(name, |made| made.depth).unwrap_or(1)
-    }
-
     fn filename(&self, name: &str) -> Option<String> {
         self.of(name, |made| made.filename.clone())
     }

@@ -9,22 +9,11 @@ use qmp::{
 };
 
 use super::{
-    Maker, Nodes, device_or_node, is_node_or_job, node, open::Common, options::BlockdevOptions,
+    Maker, Nodes, device_or_node, is_node_or_job, node,
+    open::{COMMON_OPTIONS, Common},
+    options::BlockdevOptions,
 };
 use crate::daemon::{Daemon, command::Command, error::IntoQmp};
-
-/// Options that every node has: what is not said is as if it had never been said.
-const COMMON_OPTIONS: [&str; 9] = [
-    "node-name",
-    "driver",
-    "discard",
-    "cache",
-    "active",
-    "read-only",
-    "auto-read-only",
-    "force-share",
-    "detect-zeroes",
-];
 
 qapi_struct! {
     /// Arguments of `blockdev-reopen`.
@@ -84,6 +73,9 @@ async fn block_resize(daemon: &Rc<Daemon>, args: BlockResize) -> Result<(), QmpE
     };
     let len_bytes = u64::try_from(args.size)
         .map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"))?;
+    if found.is_read_only() {
+        return Err(QmpError::generic("Image is read-only"));
+    }
     let graph = daemon.engine.graph();
     let resized = graph.resize(&found, &daemon.context, len_bytes).await;
     resized.map_err(IntoQmp::into_qmp)
@@ -213,6 +205,9 @@ impl Reopen<'_> {
     /// A child may be given by the name that it has.
     fn check_reference(&self, parent: &str, (key, new): (&str, &Value)) -> Result<(), QmpError> {
         let child = self.child(parent, key);
+        if let (Some(_), Some(new)) = (&child, new.as_str()) {
+            node(self.daemon, new)?;
+        }
         let name = child.as_ref().map(Node::name);
         match name.is_some() && new.as_str() == name {
             true => Ok(()),

@@ -33,7 +33,8 @@ pub(super) async fn raw(
         offset_bytes: not_negative("offset", raw.offset)?.unwrap_or(0),
         len_bytes: not_negative("size", raw.size)?,
     };
-    let below = opening.child(raw.file).await?;
+    let below = opening.child("file", raw.file).await?;
+    check_window(options, below.len_bytes())?;
     // A node that shows all of its child may stand for it; one that shows a part may not.
     let (role, permissions) = match (is_window, opening.common.node.read_only) {
         (false, _) => (ChildRole::Filtered, Permissions::IDLE),
@@ -62,7 +63,7 @@ pub(super) async fn throttle(
 ) -> Result<Opened, QmpError> {
     let builder = opening.build()?;
     let group = throttle.throttle_group;
-    let below = opening.child(throttle.file).await?;
+    let below = opening.child("file", throttle.file).await?;
     let found = opening.daemon.objects.throttle_group(&group);
     let group = found
         .ok_or_else(|| QmpError::generic(format!("Throttle group '{group}' does not exist")))?;
@@ -78,7 +79,7 @@ pub(super) async fn copy_on_read(
     opening: &mut Opening<'_>,
     cor: BlockdevOptionsCor,
 ) -> Result<Opened, QmpError> {
-    let below = opening.child(cor.file).await?;
+    let below = opening.child("file", cor.file).await?;
     let graph = opening.graph();
     let bottom = cor.bottom.map(|name| {
         let found = graph.node(&name);
@@ -99,8 +100,8 @@ pub(super) async fn copy_before_write(
     opening: &mut Opening<'_>,
     cbw: BlockdevOptionsCbw,
 ) -> Result<Opened, QmpError> {
-    let source = opening.child(cbw.file).await?;
-    let target = opening.child(cbw.target).await?;
+    let source = opening.child("file", cbw.file).await?;
+    let target = opening.child("target", cbw.target).await?;
     let initial = match cbw.bitmap {
         None => InitialSet::All,
         Some(bitmap) => {
@@ -137,7 +138,7 @@ pub(super) async fn snapshot_access(
     opening: &mut Opening<'_>,
     access: BlockdevOptionsGenericFormat,
 ) -> Result<Opened, QmpError> {
-    let below = opening.child(access.file).await?;
+    let below = opening.child("file", access.file).await?;
     let made = SnapshotAccessNode::add_to(opening.graph(), opening.name.as_deref(), &below);
     let node = opening
         .set_options(made.map_err(IntoQmp::into_qmp)?)
@@ -157,7 +158,7 @@ pub(super) async fn blkdebug(
     }
     let builder = opening.build()?;
     let options = fault_options(&debug)?;
-    let below = opening.child(debug.image).await?;
+    let below = opening.child("image", debug.image).await?;
     let child = builder.attach(&below, "image", ChildRole::Filtered, Permissions::IDLE);
     let child = child.map_err(IntoQmp::into_qmp)?;
     let driver = FaultNode::with_options(child, FaultControl::default(), options);
@@ -205,7 +206,7 @@ fn inject_error(rule: &BlkdebugInjectErrorOptions) -> Result<InjectError, QmpErr
     Ok(InjectError {
         state: state(rule.state)?,
         op,
-        errno: i32::try_from(errno).map_err(|_| out_of_range("errno"))?,
+        errno: i32::try_from(errno).map_err(|_| out_of_range("errno", errno))?,
         offset_bytes: sector.map(|sector| sector.saturating_mul(SECTOR_BYTES)),
         once: rule.once.unwrap_or(false),
         immediately: rule.immediately.unwrap_or(false),
@@ -222,7 +223,8 @@ fn set_state(rule: &BlkdebugSetStateOptions) -> Result<SetState, QmpError> {
 }
 
 fn state(value: Option<i64>) -> Result<u32, QmpError> {
-    u32::try_from(value.unwrap_or(0)).map_err(|_| out_of_range("state"))
+    let value = value.unwrap_or(0);
+    u32::try_from(value).map_err(|_| out_of_range("state", value))
 }
 
 fn event(event: BlkdebugEvent) -> FaultEvent {
@@ -236,15 +238,43 @@ fn event(event: BlkdebugEvent) -> FaultEvent {
     }
 }
 
+/// Refuses what is no window, in the words that clients know.
+fn check_window(window: RawOptions, file_bytes: u64) -> Result<(), QmpError> {
+    let offset = window.offset_bytes;
+    if offset > file_bytes {
+        return Err(QmpError::generic(format!(
+            "Offset ({offset}) cannot be greater than size of the containing file ({file_bytes})"
+        )));
+    }
+    let Some(len_bytes) = window.len_bytes else {
+        return Ok(());
+    };
+    if len_bytes > file_bytes - offset {
+        return Err(QmpError::generic(format!(
+            "The sum of offset ({offset}) and size ({len_bytes}) has to be smaller or equal to the  actual size \
+             of the containing file ({file_bytes})"
+        )));
+    }
+    if !len_bytes.is_multiple_of(SECTOR_BYTES) {
+        let text = format!("Specified size is not multiple of {SECTOR_BYTES}");
+        return Err(QmpError::generic(text));
+    }
+    Ok(())
+}
+
 fn reading() -> Permissions {
     Permissions::uses(&[Permission::ConsistentRead])
 }
 
 fn not_negative(name: &str, value: Option<i64>) -> Result<Option<u64>, QmpError> {
-    let value = value.map(u64::try_from).transpose();
-    value.map_err(|_| out_of_range(name))
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    let known = u64::try_from(value).map_err(|_| out_of_range(name, value));
+    known.map(Some)
 }
 
-fn out_of_range(name: &str) -> QmpError {
-    QmpError::generic(format!("Parameter '{name}' is out of range"))
+fn out_of_range(name: &str, value: i64) -> QmpError {
+    let text = format!("Value '{value}' is out of range for parameter '{name}'");
+    QmpError::generic(text)
 }

@@ -1,6 +1,10 @@
 //! Nodes without children: files, devices, NBD exports, and nodes that store nothing.
 
-use std::{io, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
 
 use ::nbd::{NbdAddress, NbdUri};
 use block::{
@@ -48,27 +52,51 @@ pub(super) async fn file(
     let options = file_options(&file, &common);
     let auto_read_only = common.auto_read_only;
     let cx = &opening.daemon.context;
-    let opened = cx.blocking(move || match open(&options) {
-        Err(error) if auto_read_only && forbids_writes(&error) => open(&FileOptions {
-            read_only: true,
-            ..options
-        }),
-        result => result,
+    let opened = cx.blocking(move || {
+        check_kind(&options.path, kind)?;
+        let driver = match FileNode::open(&options) {
+            Err(error) if auto_read_only && forbids_writes(&error) => {
+                FileNode::open(&FileOptions {
+                    read_only: true,
+                    ..options.clone()
+                })
+            }
+            result => result,
+        };
+        driver.map_err(|error| explain(error, &options.path))
     });
-    let name = &file.filename;
-    let driver = opened.await.map_err(|error| explain(error, name, kind))?;
-    match (kind, driver.is_block_device()) {
-        (Kind::File, true) => Err(wrong_kind(name, kind)),
-        (Kind::HostDevice, false) => Err(wrong_kind(name, kind)),
-        _ => Ok(Opened {
-            node: builder.finish(driver),
-            filename: Some(file.filename),
-        }),
-    }
+    let driver = opened.await?;
+    Ok(Opened {
+        node: builder.finish(driver),
+        filename: Some(file.filename),
+    })
 }
 
-fn open(options: &FileOptions) -> Result<FileNode, BlockError> {
-    FileNode::open(options)
+/// Refuses a path to something of another kind; what cannot be looked at is left to whoever opens it.
+fn check_kind(path: &Path, kind: Kind) -> Result<(), QmpError> {
+    let Ok(facts) = fs::metadata(path) else {
+        return Ok(());
+    };
+    let name = path.display();
+    match kind {
+        Kind::File if facts.is_dir() => {
+            let what = format!("Could not open '{name}'");
+            Err(error::system(
+                what,
+                &io::Error::from_raw_os_error(libc::EISDIR),
+            ))
+        }
+        Kind::File if !facts.is_file() => {
+            let text = format!("'file' driver requires '{name}' to be a regular file");
+            Err(QmpError::generic(text))
+        }
+        Kind::HostDevice if !facts.file_type().is_block_device() => {
+            let device = "either a character or block device";
+            let text = format!("'host_device' driver requires '{name}' to be {device}");
+            Err(QmpError::generic(text))
+        }
+        Kind::File | Kind::HostDevice => Ok(()),
+    }
 }
 
 fn file_options(file: &BlockdevOptionsFile, common: &Common) -> FileOptions {
@@ -101,29 +129,17 @@ fn forbids_writes(error: &BlockError) -> bool {
 }
 
 /// What clients are used to hear of a file that cannot be opened.
-fn explain(error: BlockError, name: &str, kind: Kind) -> QmpError {
-    match error.kind() {
-        ErrorKind::Invalid => wrong_kind(name, kind),
-        ErrorKind::Locked => QmpError::generic(format!("Failed to get \"write\" lock: {error}")),
-        _ => match error.errno() {
-            Some(errno) => {
-                let what = format!("Could not open '{name}'");
-                error::system(what, &io::Error::from_raw_os_error(errno))
-            }
-            None => error.into_qmp(),
-        },
-    }
-}
-
-fn wrong_kind(name: &str, kind: Kind) -> QmpError {
-    QmpError::generic(match kind {
-        Kind::File => format!("'file' driver requires '{name}' to be a regular file"),
-        Kind::HostDevice => {
-            format!(
-                "'host_device' driver requires '{name}' to be either a character or block device"
-            )
+fn explain(error: BlockError, path: &Path) -> QmpError {
+    match (error.kind(), error.errno()) {
+        (ErrorKind::Locked, _) => {
+            QmpError::generic(format!("Failed to get \"write\" lock: {error}"))
         }
-    })
+        (_, Some(errno)) => {
+            let what = format!("Could not open '{}'", path.display());
+            error::system(what, &io::Error::from_raw_os_error(errno))
+        }
+        (_, None) => error.into_qmp(),
+    }
 }
 
 pub(super) fn null(
@@ -131,6 +147,7 @@ pub(super) fn null(
     null: BlockdevOptionsNull,
     filename: &str,
 ) -> Result<Opened, QmpError> {
+    let is_plain = null.size.is_none() && null.latency_ns.is_none() && null.read_zeroes.is_none();
     let len_bytes = null.size.unwrap_or(NULL_BYTES);
     let len_bytes = u64::try_from(len_bytes)
         .map_err(|_| QmpError::generic("Parameter 'size' expects a non-negative value"))?;
@@ -141,7 +158,7 @@ pub(super) fn null(
     });
     Ok(Opened {
         node: opening.build()?.finish(driver),
-        filename: Some(filename.to_owned()),
+        filename: is_plain.then(|| filename.to_owned()),
     })
 }
 
@@ -157,7 +174,7 @@ pub(super) async fn nbd(
         address: address(&nbd.server)?,
         export: nbd.export.unwrap_or_default(),
     };
-    let filename = server.to_string();
+    let (filename, place) = (server.to_string(), server.address.to_string());
     let ns = |seconds: Option<u32>| u64::from(seconds.unwrap_or(0)) * 1_000_000_000;
     let options = NbdOptions {
         read_only: opening.common.node.read_only,
@@ -166,7 +183,13 @@ pub(super) async fn nbd(
         ..NbdOptions::new(server)
     };
     let driver = NbdNode::open(&opening.daemon.context, &options).await;
-    let driver = driver.map_err(IntoQmp::into_qmp)?;
+    let driver = driver.map_err(|error| match error.errno() {
+        Some(errno) if error.to_string().starts_with("cannot connect") => {
+            let what = format!("Failed to connect to '{place}'");
+            error::system(what, &io::Error::from_raw_os_error(errno))
+        }
+        _ => error.into_qmp(),
+    })?;
     if driver.limits().read_only && !options.read_only && !opening.common.auto_read_only {
         let text = "request on write denied without write permission";
         return Err(QmpError::generic(text));

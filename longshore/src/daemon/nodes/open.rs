@@ -3,7 +3,7 @@
 use std::{future::Future, mem, pin::Pin, rc::Rc};
 
 use block::{DetectZeroes, Discard, Graph, Node, NodeBuilder, NodeOptions};
-use qmp::{QmpError, Value, types::Qapi};
+use qmp::{Map, QmpError, Value, types::Qapi};
 
 use super::{
     Made, Maker, filters, leaves,
@@ -16,6 +16,18 @@ use crate::daemon::{Daemon, error::IntoQmp};
 
 /// Most nodes on the way from one down to its storage: requests go down by calls.
 const DEPTH_MAX: u32 = 64;
+/// Options that every node has: in a reopen, what is not said is as if it had never been said.
+pub(super) const COMMON_OPTIONS: [&str; 9] = [
+    "node-name",
+    "driver",
+    "discard",
+    "cache",
+    "active",
+    "read-only",
+    "auto-read-only",
+    "force-share",
+    "detect-zeroes",
+];
 /// Longest name of a node, in bytes.
 const NAME_BYTES_MAX: usize = 31;
 
@@ -123,7 +135,9 @@ pub(super) struct Opening<'a> {
     pub(super) name: Option<String>,
     pub(super) common: Common,
     pub(super) tree: &'a mut Tree,
-    /// Longest way down from the children that there are so far.
+    /// What the children that there are so far were made from, by the names of their edges.
+    children: Map,
+    /// Longest way down from them.
     depth_below: u32,
 }
 
@@ -149,16 +163,19 @@ pub(super) fn open<'a>(
             name: options.node_name.clone(),
             common,
             tree,
+            children: Map::new(),
             depth_below: 0,
         };
         let opened = make(&mut opening, options.driver).await?;
         let depth = opening.depth_below + 1;
+        let full = full(&definition, opening.children);
         let node = opened.node.clone();
-        let filename = opened.filename.unwrap_or_else(|| in_json(&definition));
+        let filename = opened.filename.unwrap_or_else(|| in_json(&full));
         tree.made.push(Made {
             node: opened.node,
             definition,
             common,
+            full,
             filename,
             depth,
             maker,
@@ -206,8 +223,12 @@ impl Opening<'_> {
         Ok(node)
     }
 
-    /// The node below: found, or made.
-    pub(super) async fn child(&mut self, reference: BlockdevRef) -> Result<Node, QmpError> {
+    /// The node below, by the name of the edge to it: found, or made.
+    pub(super) async fn child(
+        &mut self,
+        name: &str,
+        reference: BlockdevRef,
+    ) -> Result<Node, QmpError> {
         let node = match reference {
             BlockdevRef::Reference(name) => super::device_or_node(self.daemon, &name)?,
             BlockdevRef::Definition(options) => {
@@ -215,10 +236,13 @@ impl Opening<'_> {
                 open(self.daemon, *options, made_by, self.tree).await?
             }
         };
-        let below = match self.tree.find(node.name()) {
-            Some(made) => made.depth,
-            None => self.daemon.nodes.depth(node.name()),
+        let facts = |made: &Made| (made.depth, made.full.clone());
+        let known = match self.tree.find(node.name()) {
+            Some(made) => Some(facts(made)),
+            None => self.daemon.nodes.of(node.name(), facts),
         };
+        let (below, full) = known.unwrap_or_else(|| (1, Value::from(node.name())));
+        self.children.insert(name.to_owned(), full);
         self.depth_below = self.depth_below.max(below);
         if below >= DEPTH_MAX {
             let text = format!("No more than {DEPTH_MAX} nodes can be above each other");
@@ -246,11 +270,43 @@ fn check_name(name: Option<&str>) -> Result<(), QmpError> {
     }
 }
 
-/// How nodes are called that have no file of their own.
-fn in_json(definition: &BlockdevOptions) -> String {
+/// All that a node was made from, down to its storage; what has no influence on its content is left out.
+fn full(definition: &BlockdevOptions, children: Map) -> Value {
     let mut options = definition.write();
     if let Value::Object(members) = &mut options {
-        members.remove("node-name");
+        members.retain(|name, _| name == "driver" || !COMMON_OPTIONS.contains(&name.as_str()));
+        members.extend(children);
     }
-    format!("json:{options}")
+    options
+}
+
+/// How nodes are called that have no file of their own.
+fn in_json(full: &Value) -> String {
+    let mut text = String::from("json:");
+    write_spaced(&mut text, full);
+    text
+}
+
+/// JSON with spaces after commas and colons, as clients know it of names.
+fn write_spaced(text: &mut String, value: &Value) {
+    match value {
+        Value::Object(members) => {
+            text.push('{');
+            for (at, (name, value)) in members.iter().enumerate() {
+                text.push_str(if at == 0 { "" } else { ", " });
+                text.push_str(&format!("{}: ", Value::from(name.as_str())));
+                write_spaced(text, value);
+            }
+            text.push('}');
+        }
+        Value::Array(items) => {
+            text.push('[');
+            for (at, item) in items.iter().enumerate() {
+                text.push_str(if at == 0 { "" } else { ", " });
+                write_spaced(text, item);
+            }
+            text.push(']');
+        }
+        other => text.push_str(&other.to_string()),
+    }
 }

@@ -138,6 +138,14 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// What has gone through a node in an interval; nobody has asked for intervals.
+    pub(crate) struct BlockDeviceTimedStats {
+        /// Length of the interval in seconds.
+        interval_length = "interval_length": i64,
+    }
+}
+
+qapi_struct! {
     /// What has gone through a node.
     #[derive(Default)]
     pub(crate) struct BlockDeviceStats {
@@ -203,6 +211,8 @@ qapi_struct! {
         account_invalid = "account_invalid": bool,
         /// Whether what failed is counted as use.
         account_failed = "account_failed": bool,
+        /// What has gone through it in intervals.
+        timed_stats = "timed_stats": Vec<BlockDeviceTimedStats>,
     }
 }
 
@@ -249,7 +259,7 @@ async fn blockstats(
         return Ok(Vec::new());
     }
     let nodes = daemon.engine.graph().nodes();
-    Ok(nodes.iter().rev().map(stats).collect())
+    Ok(nodes.iter().map(stats).collect())
 }
 
 /// Bytes of storage that the files below nodes take. A file system that does not answer in time is left out.
@@ -286,6 +296,7 @@ fn info(daemon: &Daemon, node: &Node, room: Option<i64>) -> BlockDeviceInfo {
             None,
         ),
     };
+    let is_null = drv.starts_with("null-");
     let bitmaps = node.bitmaps().list();
     let bitmaps: Vec<_> = bitmaps
         .iter()
@@ -312,8 +323,8 @@ fn info(daemon: &Daemon, node: &Node, room: Option<i64>) -> BlockDeviceInfo {
         image: ImageInfo {
             filename,
             format: drv,
-            dirty_flag: Some(false),
-            actual_size: room,
+            dirty_flag: room.is_some().then_some(false),
+            actual_size: room.or_else(|| is_null.then_some(0)),
             virtual_size: signed(node.len_bytes()),
             cluster_size: node.limits().cluster_bytes.map(i64::from),
             encrypted: None,
