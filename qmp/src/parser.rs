@@ -132,6 +132,23 @@ impl Parser {
         }
     }
 
+    /// Takes what follows inside of a string, or after an error, at once: these are the places
+    /// where many bytes may come. Single steps would do the same.
+    fn take_run(&mut self) {
+        let rest = &self.input[self.at..];
+        let run = &rest[..lexer::run_len(self.state, rest)];
+        if self.state == State::Recovery {
+            self.at += run.len();
+            return;
+        }
+        // The byte that is too much is for a single step.
+        let room = self.limits.bytes.saturating_sub(self.bytes);
+        let room = room.saturating_sub(self.token.len());
+        let run = &run[..run.len().min(room)];
+        self.token.extend_from_slice(run);
+        self.at += run.len();
+    }
+
     fn end_token(&mut self, kind: Kind) -> Option<Result<Value, QmpError>> {
         self.state = State::Start;
         self.bytes += self.token.len();
@@ -176,7 +193,11 @@ impl Iterator for Parser {
     type Item = Result<Value, QmpError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while let Some(&byte) = self.input.get(self.at) {
+        loop {
+            self.take_run();
+            let Some(&byte) = self.input.get(self.at) else {
+                break;
+            };
             let done = self.step(byte);
             if done.is_some() {
                 return done;

@@ -145,28 +145,29 @@ impl Session {
             return Err(QmpError::generic("QMP input must be a JSON object"));
         };
         let id = members.remove("id");
+        let (execute, mut oob) = (members.remove("execute"), None);
+        if self.phase == (Phase::Commands { has_oob: true }) {
+            oob = members.remove("exec-oob");
+        }
+        let (key, name, oob) = match (execute, oob) {
+            (Some(_), Some(_)) => return Err(member("execute", "clashes with 'exec-oob'")),
+            (Some(name), None) => ("execute", Some(name), false),
+            (None, Some(name)) => ("exec-oob", Some(name), true),
+            (None, None) => ("execute", None, false),
+        };
+        if name.as_ref().is_some_and(|name| !name.is_string()) {
+            return Err(member(key, "must be a string"));
+        }
         let arguments = match members.remove("arguments") {
             None => Map::new(),
             Some(Value::Object(arguments)) => arguments,
             Some(_) => return Err(member("arguments", "must be an object")),
         };
-        let (execute, mut oob) = (members.remove("execute"), None);
-        if self.phase == (Phase::Commands { has_oob: true }) {
-            oob = members.remove("exec-oob");
-        }
         if let Some(name) = members.keys().next() {
             return Err(member(name, "is unexpected"));
         }
-        let (key, name, oob) = match (execute, oob) {
-            (Some(_), Some(_)) => return Err(member("execute", "clashes with 'exec-oob'")),
-            (Some(name), None) => ("execute", name, false),
-            (None, Some(name)) => ("exec-oob", name, true),
-            (None, None) => {
-                return Err(QmpError::generic("QMP input lacks member 'execute'"));
-            }
-        };
-        let Value::String(name) = name else {
-            return Err(member(key, "must be a string"));
+        let Some(Value::String(name)) = name else {
+            return Err(QmpError::generic("QMP input lacks member 'execute'"));
         };
         Ok(Request {
             name,

@@ -75,6 +75,7 @@ pub(super) fn next(state: State, byte: u8) -> Move {
         },
         State::Recovery => match byte {
             b'{' | b'}' | b'[' | b']' | b',' | b':' => Move::LookAgain(State::Start),
+            b'\t' => Move::Skip(State::Recovery),
             _ if is_text(byte) => Move::Skip(State::Recovery),
             _ => Move::LookAgain(State::Start),
         },
@@ -88,6 +89,20 @@ pub(super) fn next(state: State, byte: u8) -> Move {
         | State::ExponentSign
         | State::Exponent => number(state, byte),
     }
+}
+
+/// How many of `bytes` change nothing about the state, where they may be many.
+pub(super) fn run_len(state: State, bytes: &[u8]) -> usize {
+    let end = match state {
+        State::String(quote) => bytes
+            .iter()
+            .position(|&byte| byte == quote || byte == b'\\' || !is_text(byte)),
+        State::Recovery => bytes
+            .iter()
+            .position(|&byte| next(State::Recovery, byte) != Move::Skip(State::Recovery)),
+        _ => Some(0),
+    };
+    end.unwrap_or(bytes.len())
 }
 
 fn start(byte: u8) -> Move {

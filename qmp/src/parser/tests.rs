@@ -98,11 +98,13 @@ fn a_word_or_number_is_complete_when_something_follows() {
 
 #[test]
 fn a_mistake_costs_one_value() {
-    let cases: [(&[u8], &str); 17] = [
+    let cases: [(&[u8], &str); 19] = [
         (b"bad\n", "invalid keyword 'bad'"),
         (b"{\"a\": bad}", "invalid keyword 'bad'"),
         (b"{\"a\" 1}", "missing : in object pair"),
         (b"{1: 1}", "key is not a string in object"),
+        (b"{null: 1}", "key is not a string in object"),
+        (b"{bad: 1}", "invalid keyword 'bad'"),
         (b"{\"a\": 1 \"b\": 2}", "expected separator in dict"),
         (b"[1 2]", "expected separator in list"),
         (b"{\"a\": 1,}", "expecting value"),
@@ -135,7 +137,7 @@ fn what_fits_nowhere_ends_the_value_at_once() {
         (b"{\"a\xff", "stray '\"a\u{fffd}'"),
         (b"01 \n", "stray '01'"),
         (b"-x \n", "stray '-x'"),
-        (b"%p \n", "stray '%'"),
+        (b"%p \t p\n", "stray '%'"),
     ];
     for (text, desc) in cases {
         let found = parse(&[text, b"{}"].concat());

@@ -123,6 +123,10 @@ impl Tree {
             Kind::ObjectEnd | Kind::ArrayEnd | Kind::Colon | Kind::Comma => {
                 return Err(error("expecting value"));
             }
+            Kind::Keyword => {
+                keyword(token)?;
+                return Err(error("key is not a string in object"));
+            }
             _ => return Err(error("key is not a string in object")),
         }
         if let Some(Frame::Object(_, name)) = self.open.last_mut() {
