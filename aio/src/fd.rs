@@ -37,6 +37,7 @@ const DIRECT: u8 = 1;
 const NOT_DIRECT: u8 = 2;
 const ZERO_COPY: u8 = 4;
 const NO_ZERO_COPY: u8 = 8;
+const WRITES_BLOCK: u8 = 16;
 
 impl Fd {
     fn known(&self) -> u8 {
@@ -56,6 +57,19 @@ impl Fd {
             known = self.learn(if direct { DIRECT } else { NOT_DIRECT });
         }
         known & DIRECT != 0
+    }
+
+    /// Has writes to the file be made by threads that block, and not by a ring.
+    ///
+    /// For FUSE: there, the kernel says of an asynchronous write that was cut short that it failed with `EIO`, and
+    /// not how far it came.
+    pub fn set_writes_block(&self) {
+        self.learn(WRITES_BLOCK);
+    }
+
+    /// Whether a thread that blocks has to make writes to the file.
+    pub(crate) fn writes_block(&self) -> bool {
+        self.known() & WRITES_BLOCK != 0
     }
 
     /// Whether zero-copy sends are worth trying on the socket: only TCP has them.

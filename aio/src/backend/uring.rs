@@ -272,6 +272,7 @@ impl<R: Ring> Backend for Uring<R> {
     fn submit(&mut self, key: Key, request: &mut Slot) -> Submitted {
         let op = request.op();
         match op {
+            Op::Write { file, .. } if file.writes_block() => return Submitted::ForWorker,
             // What is needed for these was looked at when the ring was made.
             Op::Read { .. } | Op::Write { .. } | Op::Recv { .. } => {}
             Op::Send { message, .. } => {

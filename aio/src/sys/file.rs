@@ -60,6 +60,15 @@ pub fn is_tmpfs(file: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(nix::sys::statfs::fstatfs(file)?.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
 }
 
+/// Whether `file` is served by a process of its machine (FUSE).
+///
+/// # Errors
+///
+/// The system's.
+pub fn is_fuse(file: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(nix::sys::statfs::fstatfs(file)?.filesystem_type() == nix::sys::statfs::FUSE_SUPER_MAGIC)
+}
+
 /// Takes a shared lock on one byte, owned by the open file description. Does not wait.
 ///
 /// # Errors

@@ -170,7 +170,7 @@ impl FileNode {
     fn from_opened(opened: open::Opened, options: &FileOptions) -> Self {
         let len_bytes = opened.len_bytes;
         let align = opened.direct.as_ref().map_or(1, |file| file.align_bytes);
-        Self {
+        let node = Self {
             plain: Fd::from(opened.plain),
             direct: opened.direct.map(|file| Direct {
                 align_bytes: usize::try_from(file.align_bytes)
@@ -193,7 +193,15 @@ impl FileNode {
             holes: HoleCache::default(),
             refused: Refused::default(),
             flush_failure: OnceLock::new(),
+        };
+        if opened.writes_block {
+            let direct = node.direct.as_ref().map(|direct| &direct.file);
+            direct
+                .into_iter()
+                .chain([&node.plain])
+                .for_each(Fd::set_writes_block);
         }
+        node
     }
 
     /// The driver of `node`, if it is a file node.

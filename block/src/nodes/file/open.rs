@@ -29,6 +29,8 @@ pub(super) struct Opened {
     pub(super) identity: FileIdentity,
     /// Whether the storage is the page cache itself.
     pub(super) in_memory: InMemory,
+    /// Whether writes are to be made by threads that block.
+    pub(super) writes_block: bool,
     pub(super) len_bytes: u64,
 }
 
@@ -67,11 +69,13 @@ pub(super) fn open(options: &FileOptions) -> Result<Opened, BlockError> {
         FileIdentity::Regular { .. } | FileIdentity::BlockDevice { .. } => InMemory::No,
     };
     let direct = open_direct(options, identity, in_memory)?;
+    let writes_block = sys::is_fuse(plain.as_fd()).map_err(failed)?;
     Ok(Opened {
         plain,
         direct,
         identity,
         in_memory,
+        writes_block,
         len_bytes,
     })
 }
