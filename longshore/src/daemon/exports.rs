@@ -15,6 +15,7 @@ use std::{
     rc::Rc,
 };
 
+use aio::Handle;
 use block::{Bitmap, ErrorKind, Node};
 use qmp::QmpError;
 use serde_json::json;
@@ -31,6 +32,7 @@ use super::{
     Daemon,
     command::Command,
     error::{self, IntoQmp},
+    nodes,
 };
 use crate::export::{
     Export, ExportError, ExportOptions, NbdAddress, NbdServer, NbdServerOptions, Reach, RemoveMode,
@@ -55,6 +57,8 @@ pub(crate) struct Exports {
 struct Entry {
     id: String,
     export: Export,
+    /// The thread that serves its clients, if that is not the main one.
+    iothread: Option<Handle>,
     /// The name of the node that was served when somebody last looked.
     node_name: RefCell<String>,
     is_shutting_down: Cell<bool>,
@@ -197,7 +201,7 @@ fn not_running() -> QmpError {
 
 async fn nbd_server_add(daemon: &Rc<Daemon>, args: NbdServerAdd) -> Result<(), QmpError> {
     let name = args.name.unwrap_or_else(|| args.device.clone());
-    let node = find_node(daemon, (&args.device, &args.device))?;
+    let node = nodes::device_or_node(daemon, &args.device)?;
     let bitmaps = args
         .bitmap
         .map(|bitmap| vec![ExportedBitmap::Local(bitmap)]);
@@ -236,17 +240,16 @@ async fn block_export_add(
 ) -> Result<(), QmpError> {
     let exports = &daemon.exports;
     exports.check_id(&options.id)?;
-    let node = find_node(daemon, ("", &options.node_name))?;
+    let node = nodes::node(daemon, &options.node_name)?;
     let writable = options.writable == Some(true);
     if writable && node.is_read_only() {
         let text = "Cannot export read-only node as writable";
         return Err(QmpError::generic(text));
     }
-    let context = options
-        .iothread
-        .as_deref()
-        .map(|name| Err(QmpError::generic(format!("iothread \"{name}\" not found"))));
-    let context = context.transpose()?;
+    let context = options.iothread.as_deref();
+    let context = context
+        .map(|name| find_iothread(daemon, name))
+        .transpose()?;
     let BlockExportBranch::Nbd(nbd) = options.r#type;
     let server = exports.server.borrow();
     let server = server.as_ref().ok_or_else(not_running)?;
@@ -258,25 +261,23 @@ async fn block_export_add(
         writethrough: options.writethrough == Some(true),
         bitmaps: find_bitmaps(daemon, &node, (&bitmaps, writable))?,
         allocation_depth: nbd.allocation_depth == Some(true),
-        context,
+        context: context.clone(),
         ..ExportOptions::new(name, &node)
     };
     let export = server.add_export(export).map_err(IntoQmp::into_qmp)?;
     exports.list.borrow_mut().push(Rc::new(Entry {
         id: options.id,
         export,
+        iothread: context,
         node_name: RefCell::new(options.node_name),
         is_shutting_down: Cell::new(false),
     }));
     Ok(())
 }
 
-/// The node of this name, for a command that looks for a device first.
-fn find_node(daemon: &Daemon, (device, name): (&str, &str)) -> Result<Node, QmpError> {
-    daemon.engine.graph().node(name).map_err(|_| {
-        let text = format!("Cannot find device='{device}' nor node-name='{name}'");
-        QmpError::generic(text)
-    })
+fn find_iothread(daemon: &Daemon, name: &str) -> Result<Handle, QmpError> {
+    let found = daemon.objects.iothread(name);
+    found.ok_or_else(|| QmpError::generic(format!("iothread \"{name}\" not found")))
 }
 
 /// The bitmaps to be shown, each once. Those without a node are looked for in the export's node and below its filters.
@@ -297,7 +298,7 @@ fn find_bitmaps(
                 bitmap
             }
             ExportedBitmap::External(bitmap) => {
-                let node = find_node(daemon, (&bitmap.node, &bitmap.node))?;
+                let node = nodes::device_or_node(daemon, &bitmap.node)?;
                 node.bitmaps()
                     .find(&bitmap.name)
                     .map_err(IntoQmp::into_qmp)?
@@ -348,6 +349,13 @@ fn not_found(id: &str) -> QmpError {
 }
 
 impl Exports {
+    /// Whether clients of an export are served on this context.
+    pub(super) fn are_served_on(&self, context: &Handle) -> bool {
+        let list = self.list.borrow();
+        let mut iothreads = list.iter().filter_map(|entry| entry.iothread.as_ref());
+        iothreads.any(|iothread| iothread.is_same(context))
+    }
+
     fn entry(&self, id: &str) -> Result<Rc<Entry>, QmpError> {
         let list = self.list.borrow();
         let entry = list.iter().find(|entry| entry.id == id);
@@ -369,7 +377,8 @@ impl Exports {
     /// Removes all exports by force, and says which there were.
     fn close(&self, daemon: &Rc<Daemon>) -> Vec<Rc<Entry>> {
         let all = self.list.borrow().clone();
-        for entry in &all {
+        // The newest first, as lists show them.
+        for entry in all.iter().rev() {
             if !entry.is_shutting_down.get() {
                 let removed = entry.remove(daemon, Some(BlockExportRemoveMode::Hard));
                 debug_assert!(removed.is_ok(), "by force, nothing is in the way");

@@ -360,7 +360,8 @@ impl Objects {
         }
     }
 
-    /// Whether that is an iothread that nodes live on, or jobs, which follow their nodes.
+    /// Whether that is an iothread that nodes live on, or jobs, which follow their nodes; or where clients of an export
+    /// are served.
     fn is_home(&self, daemon: &Daemon, id: &str) -> bool {
         let objects = self.by_id.borrow();
         let Some(Object::Iothread(thread, _)) = objects.get(id) else {
@@ -369,6 +370,7 @@ impl Objects {
         let nodes = daemon.engine.graph().nodes();
         let homes = nodes.iter().filter_map(block::Node::context);
         homes.into_iter().any(|home| home.is_same(thread.handle()))
+            || daemon.exports.are_served_on(thread.handle())
     }
 
     fn check_new(&self, id: &str) -> Result<(), QmpError> {

@@ -1,0 +1,11 @@
+//! The daemon as its clients see it: a command line and commands in; replies, events, files and an exit code out.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test an error is a failure"
+)]
+
+mod exports;
+mod nbd_client;
+mod world;
