@@ -17,6 +17,8 @@ mod leaves;
 mod open;
 mod options;
 mod query;
+#[cfg(test)]
+mod tests;
 
 use self::open::{Common, Tree};
 pub(super) use self::options::BlockdevOptions;

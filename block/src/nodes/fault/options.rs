@@ -162,7 +162,7 @@ impl FaultOptions {
     pub(super) fn check(&self, below: Limits) -> Result<(), BlockError> {
         let invalid = |what: String| Err(BlockError::new(ErrorKind::Invalid, what));
         if self.align > 0 && (!self.align.is_power_of_two() || self.align > 64 << 10) {
-            return invalid(format!("cannot meet constraints with align {}", self.align));
+            return invalid(format!("Cannot meet constraints with align {}", self.align));
         }
         let align = self.align.max(below.request_align_bytes);
         for (name, value) in [
@@ -173,7 +173,7 @@ impl FaultOptions {
             ("max-discard", self.max_discard),
         ] {
             if !value.is_multiple_of(align) {
-                return invalid(format!("cannot meet constraints with {name} {value}"));
+                return invalid(format!("Cannot meet constraints with {name} {value}"));
             }
         }
         Ok(())

@@ -35,6 +35,16 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// Arguments of `blockdev-set-active`.
+    pub(crate) struct BlockdevSetActive {
+        /// The node; all of them, if none is named.
+        node_name: Option<String>,
+        /// Whether it is to be active.
+        active: bool,
+    }
+}
+
 qapi_alternate! {
     /// A text or nothing.
     pub(crate) enum StrOrNull {
@@ -62,6 +72,7 @@ pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new("blockdev-reopen", blockdev_reopen),
         Command::new("block_resize", block_resize),
+        Command::new("blockdev-set-active", set_active),
         Command::new("x-blockdev-set-iothread", set_iothread),
     ]
 }
@@ -79,6 +90,17 @@ async fn block_resize(daemon: &Rc<Daemon>, args: BlockResize) -> Result<(), QmpE
     let graph = daemon.engine.graph();
     let resized = graph.resize(&found, &daemon.context, len_bytes).await;
     resized.map_err(IntoQmp::into_qmp)
+}
+
+/// All nodes are active, always.
+async fn set_active(daemon: &Rc<Daemon>, args: BlockdevSetActive) -> Result<(), QmpError> {
+    if let Some(name) = args.node_name {
+        node(daemon, &name)?;
+    }
+    match args.active {
+        true => Ok(()),
+        false => Err(QmpError::generic("Inactive nodes are not supported")),
+    }
 }
 
 async fn set_iothread(daemon: &Rc<Daemon>, args: BlockdevSetIothread) -> Result<(), QmpError> {

@@ -231,7 +231,7 @@ fn event(event: BlkdebugEvent) -> FaultEvent {
     match event {
         BlkdebugEvent::None => FaultEvent::Made,
         BlkdebugEvent::ReadAio => FaultEvent::Read,
-        BlkdebugEvent::Pwritev => FaultEvent::Write,
+        BlkdebugEvent::Pwritev | BlkdebugEvent::WriteAio => FaultEvent::Write,
         BlkdebugEvent::PwritevZero => FaultEvent::WriteZeroes,
         BlkdebugEvent::PwritevDone => FaultEvent::Written,
         BlkdebugEvent::FlushToDisk => FaultEvent::Flush,

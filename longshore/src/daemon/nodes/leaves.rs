@@ -27,6 +27,8 @@ use crate::daemon::error::{self, IntoQmp};
 
 /// Length of a null node unless told otherwise.
 const NULL_BYTES: i64 = 1 << 30;
+/// Longest null node: what clients know of lengths ends a gibibyte before the numbers do.
+const NULL_BYTES_MAX: u64 = 0x7fff_ffff_c000_0000;
 
 /// What a path has to lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +153,10 @@ pub(super) fn null(
     let len_bytes = null.size.unwrap_or(NULL_BYTES);
     let len_bytes = u64::try_from(len_bytes)
         .map_err(|_| QmpError::generic("Parameter 'size' expects a non-negative value"))?;
+    if len_bytes > NULL_BYTES_MAX {
+        let text = "Could not refresh total sector count: File too large";
+        return Err(QmpError::generic(text));
+    }
     let driver = NullNode::new(NullOptions {
         len_bytes,
         latency_ns: null.latency_ns.unwrap_or(0),

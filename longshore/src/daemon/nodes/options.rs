@@ -239,6 +239,8 @@ qapi_enum! {
         ReadAio = "read_aio",
         /// A write arrives.
         Pwritev,
+        /// The same.
+        WriteAio = "write_aio",
         /// A write of zeroes arrives.
         PwritevZero = "pwritev_zero",
         /// A write has ended.
