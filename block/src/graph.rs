@@ -99,6 +99,9 @@ impl Graph {
             let what = format!("Invalid node-name: '{name}'");
             return Err(BlockError::new(ErrorKind::Invalid, what));
         }
+        if name.is_some_and(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(BlockError::new(ErrorKind::Invalid, "Node name too long"));
+        }
         let (id, name) = self.shared.lock().reserve_name(name)?;
         Ok(NodeBuilder {
             graph: self.clone(),
@@ -385,8 +388,7 @@ impl EdgeInfo {
 
 /// Whether a user may call a node this: automatic names cannot be taken.
 fn is_valid_name(name: &str) -> bool {
-    name.len() <= NAME_BYTES_MAX
-        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))

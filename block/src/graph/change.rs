@@ -212,7 +212,7 @@ impl State {
         while at != *replaced {
             at = self.filtered_child(&at).ok_or_else(|| {
                 let what = format!(
-                    "Cannot replace '{}' by a node mirrored from '{}', because it can not be guaranteed that \
+                    "Cannot replace '{}' by a node mirrored from '{}', because it cannot be guaranteed that \
                      doing so would not lead to an abrupt change of visible data",
                     replaced.name(),
                     source.name(),

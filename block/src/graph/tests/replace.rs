@@ -225,7 +225,7 @@ fn a_mirror_may_replace_what_its_source_passes_through() {
     for source in [&w.node, &filter] {
         let refused = w.graph.check_replaceable(source, &other).unwrap_err();
         let text = format!(
-            "Cannot replace 't' by a node mirrored from '{}', because it can not be guaranteed that \
+            "Cannot replace 't' by a node mirrored from '{}', because it cannot be guaranteed that \
              doing so would not lead to an abrupt change of visible data",
             source.name()
         );
