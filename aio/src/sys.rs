@@ -188,6 +188,19 @@ pub fn has_writer(file: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
+/// A descriptor of our own for what the process was started with as the number `number`, such as a socket of
+/// systemd's.
+///
+/// # Errors
+///
+/// The system's: `EBADF` where nothing is open by that number.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only; what is open by that number stays as it is.
+    let copy = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) })?;
+    // SAFETY: the call has just made this descriptor, so nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Fails for what has no readiness, with epoll's own `EPERM`: regular files, directories, some devices.
 pub(crate) fn check_pollable(fd: BorrowedFd<'_>) -> io::Result<()> {
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};

@@ -173,6 +173,7 @@ impl Daemon {
 
     /// Carries out the command line, option by option, and says that all is ready.
     async fn start(self: &Rc<Self>, line: &CommandLine) -> Result<(), DaemonError> {
+        process::adopt_sockets(self)?;
         for option in line.options() {
             let done = self.carry_out(option.command(), option.arguments()).await;
             done.map_err(|error| DaemonError::Option {

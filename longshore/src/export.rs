@@ -182,16 +182,27 @@ impl NbdServer {
         address: &NbdAddress,
         options: NbdServerOptions,
     ) -> Result<Self, ExportError> {
-        let listener = Arc::new(Listener::bind(address, options.reach)?);
+        let listener = Listener::bind(address, options.reach)?;
+        Ok(Self::start_on(handle, graph, listener, options))
+    }
+
+    /// Serves the clients of a socket that listens already.
+    pub(crate) fn start_on(
+        handle: &Handle,
+        graph: &Graph,
+        listener: Listener,
+        options: NbdServerOptions,
+    ) -> Self {
+        let listener = Arc::new(listener);
         let address = listener.address().clone();
         let shared = Server::new(graph, options, &listener);
         let serving = Serving(shared.clone());
         drop(handle.spawn(move |cx| serve(cx, listener, serving)));
-        Ok(Self {
+        Self {
             shared,
             address,
             handle: handle.clone(),
-        })
+        }
     }
 
     /// Where it listens, with the port that the system chose.

@@ -1,5 +1,7 @@
 //! [`Chardevs`]: where the clients of monitors come from: sockets that listen, sockets that connect out, a terminal.
 
+mod types;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -15,12 +17,15 @@ use std::{
 
 use aio::{Address, AioContext, Fd};
 use nbd::NbdAddress;
-use qmp::{QmpError, qapi_struct};
+use qmp::QmpError;
 
+use self::types::{ChardevAdd, ChardevId, ChardevInfo, ChardevKind, ChardevOptions, Patience};
 use super::{
     Daemon,
     command::Command,
     error::{self, IntoQmp},
+    monitor,
+    objects::check_id,
 };
 use crate::export::{ExportError, Reach, listen::Listener};
 
@@ -58,75 +63,33 @@ enum Way {
     },
 }
 
-/// Whether a socket that listens has to have a client before anything else is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Patience {
-    /// It has to.
-    Wait,
-    /// Clients come when they come.
-    GoOn,
-}
-
-qapi_struct! {
-    /// A chardev as the command line gives it.
-    pub struct ChardevOptions {
-        /// What kind it is.
-        backend: String,
-        /// Its name.
-        id: String,
-        /// The socket file.
-        path: Option<String>,
-        /// The host of a TCP socket.
-        host: Option<String>,
-        /// The port of a TCP socket.
-        port: Option<String>,
-        /// Whether clients connect to us.
-        server: Option<bool>,
-        /// Whether the start waits for the first client.
-        wait: Option<bool>,
-        /// Seconds until we connect again.
-        reconnect: Option<u32>,
-        /// Milliseconds until we connect again.
-        reconnect_ms: Option<u32>,
-        /// Accepted; small messages are always sent at once.
-        nodelay: Option<bool>,
-        /// Accepted; the terminal is left as it is.
-        signal: Option<bool>,
-    }
-}
-
-qapi_struct! {
-    /// A chardev as queries show it.
-    pub struct ChardevInfo {
-        /// Its id.
-        label: String,
-        /// Where clients come from.
-        filename: String,
-        /// Whether something of ours uses it.
-        frontend_open: bool,
-    }
-}
-
-qapi_struct! {
-    /// The id of a chardev.
-    pub struct ChardevId {
-        /// It.
-        id: String,
-    }
-}
-
 /// The commands of this file.
 pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new("chardev", chardev).line_only(),
+        Command::new("chardev-add", chardev_add),
         Command::new("chardev-remove", chardev_remove),
+        Command::new("query-chardev-backends", query_chardev_backends),
         Command::new("query-chardev", query_chardev),
     ]
 }
 
 /// `--chardev`.
 async fn chardev(daemon: &Rc<Daemon>, options: ChardevOptions) -> Result<(), QmpError> {
-    super::objects::check_id(&options.id)?;
+    check_id(&options.id)?;
+    let patience = Patience::of(options.wait.unwrap_or(true));
+    make(daemon, options, patience).await
+}
+
+async fn make(
+    daemon: &Rc<Daemon>,
+    options: ChardevOptions,
+    patience: Patience,
+) -> Result<(), QmpError> {
+    if daemon.chardevs.find(&options.id).is_some() {
+        let text = format!("Chardev with id '{}' already exists", options.id);
+        return Err(QmpError::generic(text));
+    }
     let way = match options.backend.as_str() {
         "null" => Way::Null,
         "stdio" => Way::Terminal,
@@ -136,11 +99,15 @@ async fn chardev(daemon: &Rc<Daemon>, options: ChardevOptions) -> Result<(), Qmp
             return Err(QmpError::generic(text));
         }
     };
-    let patience = match options.wait {
-        Some(false) => Patience::GoOn,
-        _ => Patience::Wait,
-    };
     daemon.chardevs.add(daemon, options.id, way, patience).await
+}
+
+/// A monitor on a socket that the process was started with.
+pub(super) fn adopt(daemon: &Rc<Daemon>, id: String, listener: Listener) -> Result<(), QmpError> {
+    let chardev = Chardev::new(id.clone(), Way::Listen(listener));
+    let chardevs = &daemon.chardevs.by_id;
+    chardevs.borrow_mut().insert(id, chardev.clone());
+    monitor::start(daemon, chardev, monitor::Layout::Line)
 }
 
 /// The socket that the options describe.
@@ -227,6 +194,22 @@ async fn resolve(context: &AioContext, host: String, port: String) -> Result<Soc
     first.copied().ok_or_else(|| refused("no address"))
 }
 
+async fn chardev_add(daemon: &Rc<Daemon>, args: ChardevAdd) -> Result<(), QmpError> {
+    let id = args.id.clone();
+    let patience = Patience::of(args.backend.waits());
+    let options = args.into_options();
+    check_id(&id)?;
+    let made = make(daemon, options, patience).await;
+    made.map_err(|error| QmpError::generic(format!("Failed to add chardev '{id}': {}", error.desc)))
+}
+
+async fn query_chardev_backends(_: &Rc<Daemon>, (): ()) -> Result<Vec<ChardevKind>, QmpError> {
+    let names = ["null", "socket", "stdio"].map(|name| ChardevKind {
+        name: name.to_owned(),
+    });
+    Ok(names.into())
+}
+
 async fn chardev_remove(daemon: &Rc<Daemon>, args: ChardevId) -> Result<(), QmpError> {
     let chardev = daemon.chardevs.find(&args.id);
     let chardev =
@@ -266,13 +249,7 @@ impl Chardevs {
             let text = format!("Chardev with id '{id}' already exists");
             return Err(QmpError::generic(text));
         }
-        let chardev = Rc::new(Chardev {
-            id: id.clone(),
-            way,
-            is_taken: Cell::new(false),
-            is_connected: Cell::new(false),
-            early: RefCell::new(None),
-        });
+        let chardev = Chardev::new(id.clone(), way);
         chardev.meet_early(&daemon.context, patience).await?;
         self.by_id.borrow_mut().insert(id, chardev);
         Ok(())
@@ -285,11 +262,25 @@ impl Chardevs {
 
     /// Removes all sockets.
     pub(super) fn close_all(&self) {
-        self.by_id.take();
+        for chardev in self.by_id.take().into_values() {
+            if let Way::Listen(listener) = &chardev.way {
+                listener.close();
+            }
+        }
     }
 }
 
 impl Chardev {
+    fn new(id: String, way: Way) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            way,
+            is_taken: Cell::new(false),
+            is_connected: Cell::new(false),
+            early: RefCell::new(None),
+        })
+    }
+
     async fn meet_early(&self, context: &AioContext, patience: Patience) -> Result<(), QmpError> {
         let early = match &self.way {
             Way::Listen(listener) if patience == Patience::Wait => {

@@ -36,6 +36,7 @@ use super::{
 };
 use crate::export::{
     Export, ExportError, ExportOptions, NbdAddress, NbdServer, NbdServerOptions, Reach, RemoveMode,
+    listen::Listener,
     signal::{Signal, until},
 };
 
@@ -127,6 +128,13 @@ async fn nbd_server(daemon: &Rc<Daemon>, line: NbdServerLine) -> Result<(), QmpE
         }
     }
     Err(cannot_listen(refused.expect("there is an address to try")))
+}
+
+/// Serves the clients of a socket that the process was started with.
+pub(super) fn serve_inherited(daemon: &Daemon, listener: Listener) {
+    let (handle, graph) = (daemon.context.handle(), daemon.engine.graph());
+    let server = NbdServer::start_on(handle, graph, listener, NbdServerOptions::default());
+    *daemon.exports.server.borrow_mut() = Some(server);
 }
 
 /// A limit of zero is none.

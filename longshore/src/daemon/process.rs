@@ -13,6 +13,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process,
+    rc::Rc,
 };
 
 use nix::{
@@ -21,10 +22,12 @@ use nix::{
 };
 
 use super::{
-    DaemonError,
+    Daemon, DaemonError, chardev,
     error::system_text,
+    exports,
     options::{Background, CommandLine},
 };
+use crate::export::listen::Listener;
 
 /// The daemon in the eyes of the system. Dropping it removes the pid file.
 #[derive(Debug)]
@@ -49,6 +52,34 @@ impl Process {
             _pid_file: pid_file,
         })
     }
+}
+
+/// The number of the first socket that a service manager hands over.
+const FIRST_SOCKET: i32 = 3;
+
+/// Serves the sockets that the service manager listens on for us: those called `qmp` and `nbd`.
+pub(super) fn adopt_sockets(daemon: &Rc<Daemon>) -> Result<(), DaemonError> {
+    let number = |name: &str| env::var(name).ok()?.parse::<i32>().ok();
+    if number("LISTEN_PID").and_then(|pid| u32::try_from(pid).ok()) != Some(process::id()) {
+        return Ok(());
+    }
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    for index in 0..number("LISTEN_FDS").unwrap_or(0).clamp(0, 64) {
+        let socket = FIRST_SOCKET + index;
+        let name = names.next().unwrap_or_default();
+        let refused =
+            |text: String| DaemonError::Process(format!("socket {socket} of LISTEN_FDS: {text}"));
+        let listener = aio::sys::inherited(socket).and_then(Listener::inherited);
+        let listener = listener.map_err(|error| refused(system_text(&error)))?;
+        match name {
+            "qmp" => chardev::adopt(daemon, format!("listen-fd-{socket}"), listener)
+                .map_err(|error| refused(error.desc))?,
+            "nbd" => exports::serve_inherited(daemon, listener),
+            _ => return Err(refused(format!("'{name}' is neither 'qmp' nor 'nbd'"))),
+        }
+    }
+    Ok(())
 }
 
 /// Tells the launcher that all is well, and lets go of the terminal.

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
     os::{
-        fd::AsRawFd,
+        fd::{AsRawFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
@@ -16,12 +16,14 @@ use nbd::NbdAddress;
 use nix::{
     errno::Errno,
     sys::{
+        signal::kill,
         socket::{
-            AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, bind, connect, listen,
-            setsockopt, shutdown, socket, sockopt,
+            AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, bind,
+            connect, getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
         },
         stat::{Mode, fchmod},
     },
+    unistd::Pid,
 };
 
 use super::{Reach, error::ExportError};
@@ -103,9 +105,29 @@ impl Listener {
         })
     }
 
+    /// A socket that somebody else listens on for us: closing it here leaves it as it is.
+    pub(crate) fn inherited(socket: OwnedFd) -> io::Result<Self> {
+        if !getsockopt(&socket, sockopt::AcceptConn)? {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+        let tcp = match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {
+            (Some(name), _) => Some(SocketAddr::V4((*name).into())),
+            (None, name) => name.map(|name| SocketAddr::V6((*name).into())),
+        };
+        let path = name.as_unix_addr().and_then(UnixAddr::path);
+        let path = path.map(Path::to_owned).unwrap_or_default();
+        Ok(Self {
+            address: tcp.map_or(NbdAddress::Unix(path), NbdAddress::Tcp),
+            socket: Fd::from(socket),
+            file: None,
+            is_closed: AtomicBool::new(true),
+        })
+    }
+
     /// Listens no more, so that another server can listen there at once, and removes the socket file. The socket
     /// itself lives on until nobody waits for a client any more.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         if self.is_closed.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -183,9 +205,21 @@ fn reclaim(path: &Path) -> Result<(), Refused> {
             Ok(fs::remove_file(path)?)
         }
         Err(Errno::ENOENT) => Ok(()),
+        // The kernel listens on for a moment when a server is killed that has a ring.
+        Ok(()) if has_died(&probe) => Ok(fs::remove_file(path)?),
         // Its queue may be full, or it may not be ours to connect to: somebody listens.
         Ok(()) | Err(_) => Err(Refused::InUse),
     }
+}
+
+/// Whether the process that listens at the other end is no more.
+fn has_died(probe: &OwnedFd) -> bool {
+    let peer = getsockopt(probe, sockopt::PeerCredentials);
+    peer.is_ok_and(|peer| {
+        let pid = Pid::from_raw(peer.pid());
+        // Zero is a process that cannot be seen from here.
+        peer.pid() > 0 && kill(pid, None) == Err(Errno::ESRCH)
+    })
 }
 
 impl SocketFile {

@@ -6,6 +6,11 @@
     reason = "in a test an error is a failure"
 )]
 
+mod abuse;
+mod bare;
 mod exports;
+mod lines;
+mod monitors;
 mod nbd_client;
+mod objects;
 mod world;
