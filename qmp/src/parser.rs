@@ -22,7 +22,9 @@ pub struct Limits {
     pub bytes: usize,
     /// Brackets that are open at once.
     ///
-    /// Whoever walks over a value may do so recursively.
+    /// Whoever walks over a value does so recursively, on a thread with two
+    /// megabytes of stack: each node that is defined within another one takes
+    /// some 25 KiB of it where nothing is optimised.
     pub depth: usize,
     /// Tokens, each bracket, comma and colon among them.
     pub tokens: usize,
@@ -32,7 +34,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             bytes: 16 << 20,
-            depth: 128,
+            depth: 64,
             tokens: 1 << 19,
         }
     }

@@ -12,5 +12,6 @@ mod exports;
 mod lines;
 mod monitors;
 mod nbd_client;
+mod nesting;
 mod objects;
 mod world;
