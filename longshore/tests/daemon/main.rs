@@ -9,9 +9,11 @@
 mod abuse;
 mod bare;
 mod exports;
+mod jobs;
 mod lines;
 mod monitors;
 mod nbd_client;
 mod nesting;
 mod objects;
+mod transaction;
 mod world;

@@ -124,6 +124,22 @@ impl Qmp {
         error["desc"].as_str().unwrap().to_owned()
     }
 
+    /// Runs a command that must fail, and returns the error with its class.
+    #[track_caller]
+    pub(crate) fn refused(&mut self, command: &str, arguments: Value) -> Value {
+        self.try_run(command, arguments).unwrap_err()
+    }
+
+    /// The next event that nobody has taken, in the order in which they happened.
+    pub(crate) fn next_event(&mut self) -> Value {
+        if let Some(event) = self.events.pop_front() {
+            return event;
+        }
+        let message = self.receive();
+        assert!(message["event"].is_string(), "a reply to nobody: {message}");
+        message
+    }
+
     fn try_run(&mut self, command: &str, arguments: Value) -> Result<Value, Value> {
         self.send(&json!({ "execute": command, "arguments": arguments }));
         loop {
