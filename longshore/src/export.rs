@@ -102,6 +102,18 @@ pub struct ExportOptions {
     pub allocation_depth: bool,
     /// The context that serves clients after their handshake; the server's if there is none.
     pub context: Option<Handle>,
+    /// Whether the node may move to another context meanwhile. The export itself stays where it is in any case.
+    pub node_moves: NodeMoves,
+}
+
+/// Whether an exported node may move to another context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeMoves {
+    /// It may, and requests go on where they are made.
+    #[default]
+    Allowed,
+    /// It may not, as long as the export is there.
+    Refused,
 }
 
 impl ExportOptions {
@@ -116,6 +128,7 @@ impl ExportOptions {
             bitmaps: Vec::new(),
             allocation_depth: false,
             context: None,
+            node_moves: NodeMoves::Allowed,
         }
     }
 }
@@ -224,7 +237,7 @@ impl NbdServer {
     ///
     /// # Errors
     ///
-    /// - [`ExportError::NameTaken`], [`ExportError::NameTooLong`].
+    /// - [`ExportError::NameTaken`], [`ExportError::NameTooLong`], [`ExportError::DescriptionTooLong`].
     /// - [`ExportError::Node`]: another user of the node does not allow it, the node is read-only, or a bitmap is in
     ///   use or inconsistent.
     /// - [`ExportError::EnabledBitmap`], [`ExportError::BitmapLength`].

@@ -909,7 +909,7 @@ fn permissions_and_names_are_checked_when_an_export_is_added() {
         let refused = world
             .server()
             .add_export(ExportOptions::new(long, &world.node));
-        assert!(matches!(refused, Err(ExportError::NameTooLong)));
+        assert!(matches!(refused, Err(ExportError::NameTooLong(_))));
 
         let below = world.graph.node("memory").unwrap();
         let edges = world.graph.edges();

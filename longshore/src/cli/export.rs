@@ -106,7 +106,7 @@ fn serve(engine: &Engine, args: &args::Export, uri: &NbdUri) -> Result<NbdServer
 /// Why an export could not be had.
 pub(crate) fn refused(error: &ExportError) -> Failure {
     let exit = match error {
-        ExportError::Uri(_) | ExportError::HostName(_) | ExportError::NameTooLong => Exit::Usage,
+        ExportError::Uri(_) | ExportError::HostName(_) | ExportError::NameTooLong(_) => Exit::Usage,
         ExportError::NotLoopback(_) => Exit::Denied,
         ExportError::AddressInUse(_) | ExportError::NameTaken(_) => Exit::Locked,
         ExportError::Node(error) => return Failure::block("cannot export", error),

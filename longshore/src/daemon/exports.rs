@@ -35,7 +35,8 @@ use super::{
     nodes,
 };
 use crate::export::{
-    Export, ExportError, ExportOptions, NbdAddress, NbdServer, NbdServerOptions, Reach, RemoveMode,
+    Export, ExportError, ExportOptions, NbdAddress, NbdServer, NbdServerOptions, NodeMoves, Reach,
+    RemoveMode,
     listen::Listener,
     signal::{Signal, until},
 };
@@ -60,6 +61,7 @@ struct Entry {
     export: Export,
     /// The thread that serves its clients, if that is not the main one.
     iothread: Option<Handle>,
+    node_moves: NodeMoves,
     /// The name of the node that was served when somebody last looked.
     node_name: RefCell<String>,
     is_shutting_down: Cell<bool>,
@@ -258,6 +260,13 @@ async fn block_export_add(
     let context = context
         .map(|name| find_iothread(daemon, name))
         .transpose()?;
+    let node_moves = match options.fixed_iothread {
+        Some(true) => NodeMoves::Refused,
+        Some(false) | None => NodeMoves::Allowed,
+    };
+    if node_moves == NodeMoves::Refused {
+        exports.check_fixed(&node, context.as_ref())?;
+    }
     let BlockExportBranch::Nbd(nbd) = options.r#type;
     let server = exports.server.borrow();
     let server = server.as_ref().ok_or_else(not_running)?;
@@ -270,6 +279,7 @@ async fn block_export_add(
         bitmaps: find_bitmaps(daemon, &node, (&bitmaps, writable))?,
         allocation_depth: nbd.allocation_depth == Some(true),
         context: context.clone(),
+        node_moves,
         ..ExportOptions::new(name, &node)
     };
     let export = server.add_export(export).map_err(IntoQmp::into_qmp)?;
@@ -277,6 +287,7 @@ async fn block_export_add(
         id: options.id,
         export,
         iothread: context,
+        node_moves,
         node_name: RefCell::new(options.node_name),
         is_shutting_down: Cell::new(false),
     }));
@@ -377,6 +388,23 @@ impl Exports {
         }
         if self.entry(id).is_ok() {
             let text = format!("Block export id '{id}' is already in use");
+            return Err(QmpError::generic(text));
+        }
+        Ok(())
+    }
+
+    /// Refuses to hold `node` on an iothread if another export holds it on another.
+    fn check_fixed(&self, node: &Node, iothread: Option<&Handle>) -> Result<(), QmpError> {
+        let is_same = |other: Option<&Handle>| match (iothread, other) {
+            (Some(this), Some(other)) => this.is_same(other),
+            (this, other) => this.is_none() && other.is_none(),
+        };
+        let list = self.list.borrow();
+        let mut holders = list.iter().filter(|entry| {
+            entry.node_moves == NodeMoves::Refused && entry.export.node().as_ref() == Some(node)
+        });
+        if holders.any(|entry| !is_same(entry.iothread.as_ref())) {
+            let text = "Cannot change iothread of active block backend";
             return Err(QmpError::generic(text));
         }
         Ok(())

@@ -36,9 +36,12 @@ pub enum ExportError {
     /// The server has an export of this name.
     #[error("NBD server already has export named '{0}'")]
     NameTaken(String),
-    /// Name or description are longer than the protocol's 4096 bytes.
-    #[error("the export's name or description is longer than 4096 bytes")]
-    NameTooLong,
+    /// The name is longer than the protocol's 4096 bytes.
+    #[error("export name '{0}' too long")]
+    NameTooLong(String),
+    /// The description is longer than the protocol's 4096 bytes.
+    #[error("description '{0}' too long")]
+    DescriptionTooLong(String),
     /// The node cannot be exported, or not in this way.
     #[error(transparent)]
     Node(#[from] BlockError),

@@ -71,10 +71,14 @@ pub(super) struct Using {
 impl Exported {
     /// Attaches an export to its node.
     pub(super) fn attach(graph: &Graph, options: ExportOptions) -> Result<Arc<Self>, ExportError> {
-        if options.name.len() > MAX_STRING_BYTES || options.description.len() > MAX_STRING_BYTES {
-            return Err(ExportError::NameTooLong);
+        if options.name.len() > MAX_STRING_BYTES {
+            return Err(ExportError::NameTooLong(options.name));
         }
-        let gate = Arc::new(ExportGate::new(&options.name, graph.drain_waker()));
+        if options.description.len() > MAX_STRING_BYTES {
+            return Err(ExportError::DescriptionTooLong(options.description));
+        }
+        let (name, moves) = (&options.name, options.node_moves);
+        let gate = Arc::new(ExportGate::new(name, moves, graph.drain_waker()));
         let uses: &[Permission] = if options.writable {
             &[Permission::ConsistentRead, Permission::Write]
         } else {

@@ -14,9 +14,12 @@ use std::sync::{
 };
 
 use aio::Handle;
-use block::{BlockError, DrainWaker, Parent};
+use block::{BlockError, DrainWaker, ErrorKind, Parent};
 
-use super::signal::{Signal, until};
+use super::{
+    NodeMoves,
+    signal::{Signal, until},
+};
 
 const SECTION: u64 = 1 << 32;
 const INSIDE: u64 = SECTION - 1;
@@ -25,6 +28,7 @@ const INSIDE: u64 = SECTION - 1;
 #[derive(Debug)]
 pub(super) struct ExportGate {
     name: String,
+    moves: NodeMoves,
     state: AtomicU64,
     opened: Signal,
     drain_waker: DrainWaker,
@@ -36,9 +40,10 @@ pub(super) struct Inside(Arc<ExportGate>);
 
 impl ExportGate {
     /// The gate of the export called `name`, which tells `drain_waker` when it has become quiet.
-    pub(super) fn new(name: &str, drain_waker: DrainWaker) -> Self {
+    pub(super) fn new(name: &str, moves: NodeMoves, drain_waker: DrainWaker) -> Self {
         Self {
             name: format!("export '{name}'"),
+            moves,
             state: AtomicU64::new(0),
             opened: Signal::default(),
             drain_waker,
@@ -105,9 +110,16 @@ impl Parent for ExportGate {
         }
     }
 
-    /// An export goes on where its server is: its requests run there wherever the node is at home.
+    /// An export goes on where it is: its requests run there wherever the node is at home. But its user may not want
+    /// the node to leave.
     fn check_context_change(&self, _to: &Handle) -> Result<(), BlockError> {
-        Ok(())
+        match self.moves {
+            NodeMoves::Allowed => Ok(()),
+            NodeMoves::Refused => {
+                let what = "Cannot change iothread of active block backend";
+                Err(BlockError::new(ErrorKind::Busy, what))
+            }
+        }
     }
 }
 
@@ -124,10 +136,14 @@ mod tests {
         nodes::{MemoryNode, MemoryOptions},
     };
 
-    use super::{Arc, ExportGate, Parent};
+    use super::{Arc, ExportGate, NodeMoves, Parent};
 
     fn gate() -> Arc<ExportGate> {
-        Arc::new(ExportGate::new("e", Graph::new().drain_waker()))
+        gate_with(NodeMoves::Allowed)
+    }
+
+    fn gate_with(moves: NodeMoves) -> Arc<ExportGate> {
+        Arc::new(ExportGate::new("e", moves, Graph::new().drain_waker()))
     }
 
     fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
@@ -184,5 +200,16 @@ mod tests {
             .unwrap();
 
         assert!(node.context().unwrap().is_same(elsewhere.handle()));
+    }
+
+    #[test]
+    fn an_export_that_keeps_its_node_refuses_to_let_it_go() {
+        let gate = gate_with(NodeMoves::Refused);
+        let elsewhere = AioContext::new(Config::default()).unwrap();
+        let refused = gate.check_context_change(elsewhere.handle()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "Cannot change iothread of active block backend"
+        );
     }
 }

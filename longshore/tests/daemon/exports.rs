@@ -305,7 +305,11 @@ fn bad_exports_are_refused_in_the_words_of_the_protocol() {
         ),
         (
             json!({ "id": "f", "name": long }),
-            "the export's name or description is longer than 4096 bytes",
+            &format!("export name '{long}' too long"),
+        ),
+        (
+            json!({ "id": "f", "name": "f", "description": long }),
+            &format!("description '{long}' too long"),
         ),
     ] {
         assert_eq!(world.qmp.fail("block-export-add", export(more)), want);
@@ -343,6 +347,54 @@ fn an_iothread_serves_an_export_and_stays_until_that_is_gone() {
     world.qmp.wait_for("BLOCK_EXPORT_DELETED", &id);
     assert!(clients.iter_mut().all(Nbd::is_cut));
     world.qmp.run("object-del", id);
+}
+
+#[test]
+fn a_node_that_an_export_holds_stays_on_its_thread() {
+    let mut world = serving();
+    for id in ["t", "u"] {
+        let iothread = json!({ "qom-type": "iothread", "id": id });
+        world.qmp.run("object-add", iothread);
+    }
+    let on = |id: &str, iothread: &str, fixed: bool| {
+        let place = json!({ "iothread": iothread, "fixed-iothread": fixed });
+        let mut all = json!({ "id": id, "name": id });
+        all.as_object_mut()
+            .unwrap()
+            .extend(place.as_object().unwrap().clone());
+        export(all)
+    };
+    world.qmp.run("block-export-add", on("x", "t", true));
+    let refused = "Cannot change iothread of active block backend";
+    let move_node = json!({ "node-name": "d", "iothread": "u", "force": true });
+    let moved = world.qmp.fail("x-blockdev-set-iothread", move_node.clone());
+    assert!(moved.starts_with(refused), "{moved}");
+    assert_eq!(
+        world.qmp.fail("block-export-add", on("y", "u", true)),
+        refused
+    );
+    world.qmp.run("block-export-add", on("z", "u", false));
+
+    world.qmp.run("block-export-del", json!({ "id": "x" }));
+    world.qmp.run("x-blockdev-set-iothread", move_node);
+    assert_eq!(client(&world).read(0, 1), Ok(b"d".to_vec()));
+}
+
+#[test]
+fn n01_an_export_below_a_running_mirror_is_refused() {
+    let mut world = serving();
+    world.add_disk("copy", 4 * MIB, 0);
+    let mirror = json!({
+        "job-id": "j", "device": "d", "target": "copy", "sync": "full", "speed": 1 << 10,
+    });
+    world.qmp.run("blockdev-mirror", mirror);
+    let below = export(json!({ "id": "below", "name": "below" }));
+    let refused = world.qmp.fail("block-export-add", below);
+    assert!(
+        refused.contains("Permission conflict on node 'd'"),
+        "{refused}"
+    );
+    assert_eq!(client(&world).write(0, b"above"), Ok(()));
 }
 
 #[test]

@@ -118,7 +118,7 @@ qapi_union! {
     pub(crate) struct BlockExportOptions {
         /// What commands call it.
         id: String,
-        /// Whether the iothread stays the same, whatever becomes of the node; it does anyway.
+        /// Whether the node may not move to another thread meanwhile. The export never does.
         fixed_iothread: Option<bool>,
         /// The thread that serves its clients.
         iothread: Option<String>,
