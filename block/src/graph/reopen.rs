@@ -50,8 +50,9 @@ impl State {
                 return Err(BlockError::new(ErrorKind::Invalid, what));
             }
             if options.read_only && self.has_writer(node) {
-                let what = "Cannot make block node read-only, there is a writer on it";
-                return Err(BlockError::new(ErrorKind::ReadOnly, what).on_node(node.name()));
+                let name = node.name();
+                let what = format!("Read-only block node '{name}' cannot support read-write users");
+                return Err(BlockError::new(ErrorKind::ReadOnly, what));
             }
         }
         Ok(())

@@ -44,6 +44,8 @@ struct Made {
     node: Node,
     definition: BlockdevOptions,
     common: Common,
+    /// Whether its storage was opened for reading only.
+    is_opened_read_only: bool,
     /// Its options with those of all nodes below in their places.
     full: Value,
     filename: String,

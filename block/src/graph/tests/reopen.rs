@@ -21,7 +21,7 @@ fn all_nodes_are_reopened_or_none() {
         let refused = w.graph.reopen(&both).await.unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "Cannot make block node read-only, there is a writer on it, on node 's'"
+            "Read-only block node 's' cannot support read-write users"
         );
         assert!(!other.is_read_only());
         let twice = [both[0].clone(), both[0].clone()];

@@ -171,13 +171,19 @@ impl Reopen<'_> {
     ) -> Result<(), QmpError> {
         let name = node.name();
         let nodes = &self.daemon.nodes;
-        let facts = nodes.of(name, |made| (made.common, made.definition.write()));
-        let Some((before, old)) = facts else {
+        let facts = nodes.of(name, |made| {
+            let old = made.definition.write();
+            (made.common, made.is_opened_read_only, old)
+        });
+        let Some((before, is_opened_read_only, old)) = facts else {
             let text = format!("Node '{name}' was not made by a client and cannot be reopened");
             return Err(QmpError::generic(text));
         };
         let common = Common::of(&options, outer)?;
         check_common(&before, &common)?;
+        if is_opened_read_only && !common.node.read_only {
+            return Err(cannot_change("read-only"));
+        }
         let (old, new) = (members(old), members(options.write()));
         if old.get("driver") != new.get("driver") {
             return Err(cannot_change("driver"));

@@ -158,6 +158,10 @@ pub(super) fn open<'a>(
         let common = Common::of(&options, outer.as_ref())?;
         check_name(options.node_name.as_deref())?;
         let definition = options.clone();
+        let is_storage = matches!(
+            options.driver,
+            Branch::File(_) | Branch::HostDevice(_) | Branch::Nbd(_)
+        );
         let mut opening = Opening {
             daemon,
             name: options.node_name.clone(),
@@ -175,6 +179,7 @@ pub(super) fn open<'a>(
             node: opened.node,
             definition,
             common,
+            is_opened_read_only: is_storage && common.node.read_only,
             full,
             filename,
             depth,
