@@ -155,7 +155,8 @@ fn check_key(key: &str) -> Result<(), QmpError> {
             return Err(invalid());
         }
         if part.len() > PART_BYTES_MAX {
-            let text = format!("Parameter '{part}' is too long");
+            let fragment = if part == key { "" } else { " fragment" };
+            let text = format!("Parameter{fragment} '{part}' is too long");
             return Err(QmpError::generic(text));
         }
     }

@@ -73,6 +73,15 @@ fn what_makes_no_sense_is_refused() {
     ] {
         assert_eq!(parse(text, None).unwrap_err().desc, desc, "{text}");
     }
+    let long = "a".repeat(127);
+    assert!(parse(&format!("{long}.{long}=1"), None).is_ok());
+    for (key, name) in [
+        (format!("{long}a"), "Parameter"),
+        (format!("b.{long}a.c"), "Parameter fragment"),
+    ] {
+        let error = parse(&format!("{key}=1"), None).unwrap_err();
+        assert_eq!(error.desc, format!("{name} '{long}a' is too long"));
+    }
     let deep = format!("{}=1", vec!["a"; 100].join("."));
     assert!(parse(&deep, None).is_err());
 }

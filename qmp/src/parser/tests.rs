@@ -28,7 +28,7 @@ fn error(desc: &str) -> Result<Value, String> {
 
 #[test]
 fn values_come_out_as_they_went_in() {
-    let cases: [(&[u8], Value); 14] = [
+    let cases: [(&[u8], Value); 15] = [
         (b"{}", json!({})),
         (b"[]", json!([])),
         (
@@ -48,6 +48,10 @@ fn values_come_out_as_they_went_in() {
         (
             b"\"\\u00fc\\ud83d\\ude00\\u0000\"",
             json!("\u{fc}\u{1f600}\0"),
+        ),
+        (
+            b"\"\\ud800\\udc00\\uDBFF\\uDFFF\"",
+            json!("\u{10000}\u{10ffff}"),
         ),
         ("\"ü😀\"".as_bytes(), json!("ü😀")),
         (b"[9223372036854775807]", json!([i64::MAX])),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Null, Qapi, Size};
+use super::{Input, Null, Qapi, Size};
 use crate::{QmpError, Value, keyval, qapi_alternate, qapi_enum, qapi_struct, qapi_union};
 
 qapi_enum! {
@@ -29,6 +29,10 @@ qapi_struct! {
 
 qapi_alternate! {
     enum StrOrNull { Str(String), Null(Null) }
+}
+
+qapi_alternate! {
+    enum Wait { Seconds(i64), Names(Vec<String>) }
 }
 
 qapi_struct! {
@@ -297,4 +301,17 @@ fn a_text_becomes_what_the_type_says() {
     let json = r#"{"device": "d", "sync": "full", "speed": "1"}"#;
     let desc = "Invalid parameter type for 'speed', expected: integer";
     assert_eq!(from_text::<Start>(json).unwrap_err().desc, desc);
+}
+
+#[test]
+fn a_choice_that_has_no_texts_takes_one_for_a_number() {
+    let wait = |text: &str| {
+        let options = keyval::parse(text, None).unwrap();
+        Wait::read(Input::new(&options.value["wait"], options.style))
+    };
+    assert_eq!(wait("wait=7"), Ok(Wait::Seconds(7)));
+    assert_eq!(wait("wait.0=7"), Ok(Wait::Names(vec!["7".to_owned()])));
+    assert!(wait("wait=x").is_err() && wait("wait.a=7").is_err());
+    assert_eq!(Wait::from_json(&json!(7)), Ok(Wait::Seconds(7)));
+    assert!(Wait::from_json(&json!("7")).is_err());
 }
