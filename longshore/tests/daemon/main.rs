@@ -8,6 +8,7 @@
 
 mod abuse;
 mod bare;
+mod exhibits;
 mod exports;
 mod jobs;
 mod lines;
