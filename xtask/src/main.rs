@@ -9,6 +9,7 @@
 
 mod bench;
 mod ci;
+mod compare;
 mod endure;
 mod fuzz;
 mod licences;
@@ -35,6 +36,9 @@ usage: cargo xtask <task>
   bench [NAME] [--quick]
                   run the measurements, or those whose names begin with NAME, and write a table of
                   ratios, figures and targets (docs/benchmarks.md)
+  compare [--case NAME].. [--runs N] [--folder DIR] [--quick]
+                  build ours for release, have it and the programs of others do the same work in turns,
+                  and write a table and plots (docs/benchmarks.md)
   sanitize [address | thread | valgrind]
                   run the tests of aio under sanitizers and valgrind, or one of them (docs/testing.md)
   stress [--seconds N] [--seed S]
@@ -72,6 +76,8 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["test", "--", rest @ ..] => return test_and_report(rest),
         ["bench", "-h" | "--help"] => println!("{}", bench::USAGE),
         ["bench", rest @ ..] => bench::run(&Workspace::load()?, rest)?,
+        ["compare", "-h" | "--help"] => println!("{}", compare::USAGE),
+        ["compare", rest @ ..] => compare::run(&Workspace::load()?, rest)?,
         ["sanitize", rest @ ..] => return sanitize::run(&Workspace::load()?, rest),
         ["stress", rest @ ..] => stress::run(&Workspace::load()?, rest)?,
         ["endure", rest @ ..] => endure::run(&Workspace::load()?, rest)?,

@@ -1,0 +1,281 @@
+//! [`Daemon`]: ours or the reference, which connects to us and is told by QMP what to do.
+
+use std::{
+    collections::VecDeque,
+    io::{BufRead, BufReader, ErrorKind, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    cases::{Job, Side},
+    process::{Running, pause},
+    world::World,
+};
+
+/// How long a daemon may take for anything but a copy.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether a daemon that starts has connected.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
+/// What clients call the export of the source.
+pub(super) const EXPORT: &str = "disk";
+/// What its job is called.
+const JOB: &str = "copy";
+const BITMAP: &str = "changed";
+
+/// A daemon that talks. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    pub(super) running: Running,
+    side: Side,
+    lines: BufReader<UnixStream>,
+    /// What has come of the line that is being read.
+    line: String,
+    /// Events that came while an answer was waited for.
+    events: VecDeque<Value>,
+    /// From its start until it greeted.
+    pub(super) startup: Duration,
+    folder: PathBuf,
+    last_id: u64,
+}
+
+/// How an image is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cache {
+    /// Past the page cache, by `io_uring`.
+    Direct,
+    /// As the daemon does unless told otherwise.
+    AsItComes,
+}
+
+/// How a copy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Done,
+    /// It was given up.
+    TooSlow,
+}
+
+impl Daemon {
+    pub(super) fn start(world: &World, side: Side) -> Result<Self> {
+        let folder = world.scratch();
+        let socket = folder.join("qmp");
+        // One of an earlier daemon; there may be none.
+        drop(std::fs::remove_file(&socket));
+        let listener = UnixListener::bind(&socket)?;
+        listener.set_nonblocking(true)?;
+        let chardev = format!("socket,id=qmp,path={}", socket.display());
+        let start = Instant::now();
+        let mut command = program(world, side);
+        command.args(["--object", "iothread,id=apart"]);
+        command.args(["--chardev", &chardev, "--monitor", "chardev=qmp"]);
+        let mut running = Running::start(&mut command, folder)?;
+        let stream = accept(&listener, &mut running)?;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut this = Self {
+            running,
+            side,
+            lines: BufReader::new(stream),
+            line: String::new(),
+            events: VecDeque::new(),
+            startup: Duration::ZERO,
+            folder: folder.to_owned(),
+            last_id: 0,
+        };
+        let greeting = this.hear()?;
+        this.startup = start.elapsed();
+        ensure!(greeting.get("QMP").is_some(), "an odd greeting: {greeting}");
+        this.demand("qmp_capabilities", json!({}))?;
+        Ok(this)
+    }
+
+    /// Opens an image; the reference as it comes leaves the page cache in, whatever is asked for.
+    pub(super) fn open(&mut self, name: &str, path: &Path, cache: Cache) -> Result<()> {
+        let mut node = json!({"driver": "file", "node-name": name, "filename": path});
+        if cache == Cache::Direct && self.side != Side::QsdDefaults {
+            node["cache"] = json!({"direct": true});
+            node["aio"] = json!("io_uring");
+        }
+        self.demand("blockdev-add", node)
+    }
+
+    /// Serves a node, and returns the address.
+    pub(super) fn export(&mut self, node: &str) -> Result<String> {
+        let socket = self.folder.join("nbd");
+        let address = json!({"addr": {"type": "unix", "data": {"path": socket}}});
+        self.demand("nbd-server-start", address)?;
+        let mut export = json!({
+            "id": "export", "type": "nbd", "node-name": node, "name": EXPORT, "writable": true,
+        });
+        if matches!(self.side, Side::QsdIothread | Side::QsdOneWorker) {
+            export["iothread"] = json!("apart");
+        }
+        self.demand("block-export-add", export)?;
+        Ok(uri(EXPORT, &socket))
+    }
+
+    /// Records from now on what changes.
+    pub(super) fn record(&mut self, node: &str) -> Result<()> {
+        let bitmap = json!({"node": node, "name": BITMAP, "granularity": 65536});
+        self.demand("block-dirty-bitmap-add", bitmap)
+    }
+
+    /// Stops serving.
+    pub(super) fn stop_serving(&mut self) -> Result<()> {
+        self.demand("nbd-server-stop", json!({}))
+    }
+
+    /// Begins to copy `source` to `target`.
+    pub(super) fn begin(&mut self, job: Job) -> Result<()> {
+        let (command, more) = match job {
+            Job::Backup => ("blockdev-backup", json!({})),
+            Job::Incremental => ("blockdev-backup", json!({"bitmap": BITMAP})),
+            Job::Mirror => ("blockdev-mirror", json!({"copy-mode": "background"})),
+            Job::MirrorWriteBlocking => ("blockdev-mirror", json!({"copy-mode": "write-blocking"})),
+        };
+        let mut arguments = more;
+        arguments["job-id"] = json!(JOB);
+        arguments["device"] = json!("source");
+        arguments["target"] = json!("target");
+        let is_incremental = job == Job::Incremental;
+        arguments["sync"] = json!(if is_incremental {
+            "incremental"
+        } else {
+            "full"
+        });
+        if self.side == Side::QsdOneWorker && job == Job::Backup {
+            arguments["x-perf"] = json!({"max-workers": 1});
+        }
+        self.demand(command, arguments)
+    }
+
+    /// Waits until the copy has ended, or a mirror is ready, which then ends too; or gives it up.
+    pub(super) fn finish(&mut self, patience: Duration) -> Result<End> {
+        let start = Instant::now();
+        let mut end = End::TooSlow;
+        while let Some(event) = self.event(patience.saturating_sub(start.elapsed()))? {
+            if self.ends(&event)? {
+                end = End::Done;
+                break;
+            }
+        }
+        if end == End::TooSlow {
+            let force = json!({"device": JOB, "force": true});
+            self.demand("block-job-cancel", force)?;
+        }
+        Ok(end)
+    }
+
+    fn ends(&mut self, event: &Value) -> Result<bool> {
+        let data = &event["data"];
+        match event["event"].as_str().unwrap_or_default() {
+            "BLOCK_JOB_READY" => {
+                self.demand("block-job-cancel", json!({"device": JOB}))?;
+                Ok(false)
+            }
+            "BLOCK_JOB_COMPLETED" => {
+                let error = data.get("error");
+                ensure!(error.is_none(), "the copy failed: {event}");
+                Ok(true)
+            }
+            "BLOCK_JOB_CANCELLED" => bail!("the copy was cancelled: {event}"),
+            _ => Ok(false),
+        }
+    }
+
+    /// Ends it as clients do.
+    pub(super) fn quit(mut self) -> Result<()> {
+        self.demand("quit", json!({}))?;
+        self.running.wait().map(drop)
+    }
+
+    /// The next event, unless there is none for so long.
+    fn event(&mut self, patience: Duration) -> Result<Option<Value>> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(Some(event));
+        }
+        if patience.is_zero() {
+            return Ok(None);
+        }
+        self.lines.get_ref().set_read_timeout(Some(patience))?;
+        let heard = self.hear();
+        self.lines.get_ref().set_read_timeout(Some(PATIENCE))?;
+        match heard {
+            Ok(event) => Ok(Some(event)),
+            Err(error) if is_timeout(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads one line.
+    fn hear(&mut self) -> Result<Value> {
+        self.lines.read_line(&mut self.line)?;
+        let line = std::mem::take(&mut self.line);
+        if line.is_empty() {
+            self.running.wait()?;
+            bail!("the daemon hung up");
+        }
+        serde_json::from_str(&line).with_context(|| format!("no JSON: {line}"))
+    }
+
+    /// Sends a command that must succeed.
+    fn demand(&mut self, command: &str, arguments: Value) -> Result<()> {
+        self.last_id += 1;
+        let id = json!(self.last_id);
+        let mut whole = json!({"execute": command, "id": id});
+        whole["arguments"] = arguments;
+        self.lines
+            .get_mut()
+            .write_all(format!("{whole}\n").as_bytes())?;
+        loop {
+            let heard = self.hear().with_context(|| command.to_owned())?;
+            if heard.get("event").is_some() {
+                self.events.push_back(heard);
+            } else if heard["id"] == id {
+                let error = heard.get("error");
+                ensure!(error.is_none(), "{command}: {heard}");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The address of an export on a Unix socket.
+pub(super) fn uri(export: &str, socket: &Path) -> String {
+    format!("nbd+unix:///{export}?socket={}", socket.display())
+}
+
+fn program(world: &World, side: Side) -> Command {
+    match side.program() {
+        Some(peer) => Command::new(peer),
+        None => {
+            let mut command = Command::new(world.ours());
+            command.arg("daemon");
+            command
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, running: &mut Running) -> Result<UnixStream> {
+    let start = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
+            Err(_) => running.demand_alive()?,
+        }
+        ensure!(start.elapsed() < PATIENCE, "the daemon does not connect");
+        pause(LOOK_EVERY);
+    }
+}
+
+fn is_timeout(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|it| matches!(it.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+}

@@ -1,0 +1,290 @@
+//! [`World`]: where a comparison runs: the programs that are there, the folders, the images, the sizes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use super::cases::{CASES, Image, Place, Side};
+
+const MIB: u64 = 1 << 20;
+/// The folder in memory.
+const MEMORY: &str = "/dev/shm";
+/// The programs of others, the packages of Debian that have them, and what tells their version.
+const PEERS: [(&str, &str); 7] = [
+    ("qemu-storage-daemon", "qemu-system-common"),
+    ("qemu-img", "qemu-utils"),
+    ("qemu-nbd", "qemu-utils"),
+    ("nbdkit", "nbdkit"),
+    ("nbdcopy", "libnbd-bin"),
+    ("fio", "fio"),
+    ("dd", "coreutils"),
+];
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scale {
+    /// The image that is copied, in MiB.
+    pub(super) image_mib: u64,
+    /// The image that has many holes.
+    pub(super) sparse_mib: u64,
+    /// The image that has nothing else.
+    pub(super) holes_mib: u64,
+    /// How long a client is measured.
+    pub(super) client_s: u64,
+    /// After how long a copy beside a client is given up.
+    pub(super) copy_max_s: u64,
+}
+
+impl Scale {
+    pub(super) const FULL: Self = Self {
+        image_mib: 4096,
+        sparse_mib: 65_536,
+        holes_mib: 1 << 20,
+        client_s: 3,
+        copy_max_s: 60,
+    };
+    pub(super) const QUICK: Self = Self {
+        image_mib: 256,
+        sparse_mib: 4096,
+        holes_mib: 1 << 20,
+        client_s: 1,
+        copy_max_s: 4,
+    };
+
+    fn len_mib(&self, image: Image) -> u64 {
+        match image {
+            Image::Full => self.image_mib,
+            Image::Sparse => self.sparse_mib,
+            Image::Holes => self.holes_mib,
+        }
+    }
+
+    /// How much of an image is data.
+    pub(super) fn data_mib(&self, image: Image) -> u64 {
+        match image {
+            Image::Full => self.image_mib,
+            Image::Sparse => self.sparse_mib / 32,
+            Image::Holes => 0,
+        }
+    }
+}
+
+/// Dropping it removes all files.
+#[derive(Debug)]
+pub(super) struct World {
+    ours: PathBuf,
+    missing: BTreeSet<&'static str>,
+    disk: TempDir,
+    memory: TempDir,
+    pub(super) scale: Scale,
+}
+
+impl World {
+    /// Images on the disk are below `folder`.
+    pub(super) fn new(ours: PathBuf, folder: &Path, scale: Scale) -> Result<Self> {
+        let make = |parent: &Path| {
+            let made = tempfile::Builder::new()
+                .prefix("compare")
+                .tempdir_in(parent);
+            made.with_context(|| format!("no folder in {}", parent.display()))
+        };
+        let peers = PEERS.iter().map(|(name, _)| *name);
+        Ok(Self {
+            ours,
+            missing: peers.filter(|name| find(name).is_none()).collect(),
+            disk: make(folder)?,
+            memory: make(Path::new(MEMORY))?,
+            scale,
+        })
+    }
+
+    /// Our program.
+    pub(super) fn ours(&self) -> &Path {
+        &self.ours
+    }
+
+    /// The program of a side.
+    pub(super) fn program(&self, side: Side) -> Option<PathBuf> {
+        match side.program() {
+            Some(peer) => find(peer),
+            None => Some(self.ours.clone()),
+        }
+    }
+
+    /// Whether a program of others is here.
+    pub(super) fn has(&self, program: Option<&str>) -> bool {
+        program.is_none_or(|name| !self.missing.contains(name))
+    }
+
+    /// What is missing here, and which package has it.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let missing = PEERS.iter().filter(|(name, _)| !self.has(Some(name)));
+        let missing = missing.map(|(name, package)| format!("{name} (Debian package {package})"));
+        missing.collect()
+    }
+
+    /// Where small files are, such as sockets and logs.
+    pub(super) fn scratch(&self) -> &Path {
+        self.memory.path()
+    }
+
+    fn folder(&self, place: Place) -> &Path {
+        match place {
+            Place::Disk => self.disk.path(),
+            Place::Memory => self.memory.path(),
+        }
+    }
+
+    /// An image to copy, which is made when it is first asked for.
+    pub(super) fn source(&self, place: Place, image: Image) -> Result<PathBuf> {
+        let path = self.folder(place).join(format!("source {image:?}"));
+        if !path.exists() {
+            self.make_source(&path, image)?;
+        }
+        Ok(path)
+    }
+
+    fn make_source(&self, path: &Path, image: Image) -> Result<()> {
+        let (len_mib, data_mib) = (self.scale.len_mib(image), self.scale.data_mib(image));
+        let file = File::create(path)?;
+        file.set_len(len_mib * MIB)?;
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let step_mib = len_mib.checked_div(data_mib).unwrap_or(1);
+        for at in 0..data_mib {
+            file.write_all_at(&random.mebibyte(), at * step_mib * MIB)?;
+        }
+        // What is written later is no work of those who are measured.
+        Ok(file.sync_all()?)
+    }
+
+    /// An image to copy to: of a full one all blocks are there already, of others none.
+    pub(super) fn target(&self, place: Place, image: Image) -> Result<PathBuf> {
+        let path = self.folder(place).join(format!("target {image:?}"));
+        if image == Image::Full && path.exists() {
+            return Ok(path);
+        }
+        let mut file = File::create(&path)?;
+        if image == Image::Full {
+            let zeros = vec![0; usize::try_from(MIB)?];
+            for _ in 0..self.scale.image_mib {
+                file.write_all(&zeros)?;
+            }
+        }
+        file.set_len(self.scale.len_mib(image) * MIB)?;
+        file.sync_all()?;
+        Ok(path)
+    }
+
+    /// Removes the images of the places where the cases that are left do nothing.
+    pub(super) fn tidy(&self, place: Place) -> Result<()> {
+        for entry in fs::read_dir(self.folder(place))? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("source") || name.starts_with("target") {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The machine, and the versions of the programs.
+    pub(super) fn machine(&self, folder: &Path) -> BTreeMap<&'static str, String> {
+        let mut machine = BTreeMap::new();
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let cpu = read("/proc/cpuinfo");
+        let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
+        let model = model
+            .unwrap_or("unknown")
+            .trim_start_matches([' ', '\t', ':']);
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        machine.insert("processors", format!("{count} × {model}"));
+        let kernel = read("/proc/sys/kernel/osrelease");
+        machine.insert("kernel", format!("Linux {}", kernel.trim()));
+        let mut findmnt = Command::new("findmnt");
+        findmnt.args(["-no", "FSTYPE", "-T"]).arg(folder);
+        machine.insert("disk", first_line(&mut findmnt));
+        for (name, _) in PEERS.iter().filter(|(name, _)| self.has(Some(name))) {
+            let version = first_line(Command::new(name).arg("--version"));
+            machine.insert(name, version);
+        }
+        let version = first_line(Command::new(&self.ours).arg("--version"));
+        machine.insert("longshore", version);
+        machine
+    }
+}
+
+/// The places that cases from `index` on use.
+pub(super) fn is_used_later(place: Place, wanted: &[usize]) -> bool {
+    wanted.iter().any(|index| CASES[*index].place == place)
+}
+
+fn first_line(command: &mut Command) -> String {
+    let output = command.output().map(|output| output.stdout);
+    let text = String::from_utf8_lossy(&output.unwrap_or_default()).into_owned();
+    text.lines().next().unwrap_or("unknown").to_owned()
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    let mut found = env::split_paths(&path).map(|folder| folder.join(program));
+    found.find(|path| path.is_file())
+}
+
+/// Bytes that no program can make smaller: xorshift.
+struct Random(u64);
+
+impl Random {
+    fn mebibyte(&mut self) -> Vec<u8> {
+        let words = MIB / 8;
+        let bytes = (0..words).flat_map(|_| {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0.to_le_bytes()
+        });
+        bytes.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_have_the_data_that_they_should_and_go_with_the_world() {
+        let folder = tempfile::tempdir().unwrap();
+        let scale = Scale {
+            image_mib: 2,
+            sparse_mib: 64,
+            holes_mib: 64,
+            client_s: 1,
+            copy_max_s: 1,
+        };
+        let world = World::new(PathBuf::from("ours"), folder.path(), scale).unwrap();
+
+        let images = [Image::Full, Image::Sparse, Image::Holes];
+        let sources = images.map(|image| world.source(Place::Disk, image).unwrap());
+        let target = world.target(Place::Disk, Image::Full).unwrap();
+
+        let len = |path: &Path| fs::metadata(path).unwrap().len() / MIB;
+        assert_eq!(sources.each_ref().map(|path| len(path)), [2, 64, 64]);
+        assert_eq!(len(&target), 2);
+        let sparse = fs::read(&sources[1]).unwrap();
+        let data = sparse
+            .chunks(1 << 20)
+            .map(|chunk| chunk.iter().any(|byte| *byte != 0));
+        let data: Vec<usize> = data.enumerate().filter(|it| it.1).map(|it| it.0).collect();
+        assert_eq!(data, [0, 32]);
+        drop(world);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
