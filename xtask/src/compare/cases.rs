@@ -177,7 +177,7 @@ impl fmt::Display for Measure {
             Self::Peak => "peak memory",
             Self::Startup => "start to greeting",
             Self::Idle => "idle memory",
-            Self::Binary => "program",
+            Self::Binary => "program without symbols",
         })
     }
 }
@@ -305,12 +305,13 @@ const fn in_memory(case: Case) -> Case {
     }
 }
 
+/// A mirror, since the backup of the reference allocates what it zeroes.
 const fn sparse(name: &'static str, image: Image, bounds: &'static [Bound]) -> Case {
     Case {
         target: "J3",
         name,
         place: Place::Disk,
-        work: Work::Copy(Job::Backup, image),
+        work: Work::Copy(Job::Mirror, image),
         sides: &[Side::Longshore, Side::Qsd, Side::QemuImg],
         bounds,
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{BufRead, BufReader, ErrorKind, Write},
+    io::{BufRead, BufReader, Error, ErrorKind, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::Command,
@@ -99,6 +99,8 @@ impl Daemon {
     pub(super) fn open(&mut self, name: &str, path: &Path, cache: Cache) -> Result<()> {
         let mut node = json!({"driver": "file", "node-name": name, "filename": path});
         if cache == Cache::Direct && self.side != Side::QsdDefaults {
+            // Zeroes are holes then, and an image of holes needs no room.
+            node["discard"] = json!("unmap");
             node["cache"] = json!({"direct": true});
             node["aio"] = json!("io_uring");
         }
@@ -115,6 +117,8 @@ impl Daemon {
         });
         if matches!(self.side, Side::QsdIothread | Side::QsdOneWorker) {
             export["iothread"] = json!("apart");
+            // Otherwise the reference (10.0) fails an assertion of its own when a backup begins.
+            export["fixed-iothread"] = json!(true);
         }
         self.demand("block-export-add", export)?;
         Ok(uri(EXPORT, &socket))
@@ -215,12 +219,14 @@ impl Daemon {
 
     /// Reads one line.
     fn hear(&mut self) -> Result<Value> {
-        self.lines.read_line(&mut self.line)?;
-        let line = std::mem::take(&mut self.line);
-        if line.is_empty() {
+        let heard = self.lines.read_line(&mut self.line);
+        let is_cut = |error: &Error| error.kind() == ErrorKind::ConnectionReset;
+        if matches!(heard, Ok(0)) || heard.as_ref().is_err_and(is_cut) {
             self.running.wait()?;
             bail!("the daemon hung up");
         }
+        heard?;
+        let line = std::mem::take(&mut self.line);
         serde_json::from_str(&line).with_context(|| format!("no JSON: {line}"))
     }
 
@@ -276,6 +282,6 @@ fn accept(listener: &UnixListener, running: &mut Running) -> Result<UnixStream> 
 }
 
 fn is_timeout(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<std::io::Error>();
+    let error = error.downcast_ref::<Error>();
     error.is_some_and(|it| matches!(it.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }

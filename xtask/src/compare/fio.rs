@@ -10,7 +10,13 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{process::Running, world::World};
+use super::{
+    process::{Running, pause},
+    world::World,
+};
+
+/// How often it is looked whether a client has begun.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What fio is to do with an export.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +65,7 @@ pub(super) fn load(world: &World, uri: &str, load: &Load) -> Result<Found> {
 
 /// Writes one in a hundred blocks of 64 KiB of an export of so many MiB.
 pub(super) fn scatter(world: &World, uri: &str, len_mib: u64) -> Result<()> {
-    let mut command = Command::new("fio");
+    let mut command = fio();
     command.args([
         "--name=scatter",
         "--ioengine=nbd",
@@ -74,7 +80,7 @@ pub(super) fn scatter(world: &World, uri: &str, len_mib: u64) -> Result<()> {
 
 /// Reads one file and writes the other as fast as the machine can.
 pub(super) fn limit(world: &World, (source, target): (&Path, &Path)) -> Result<Found> {
-    let mut command = Command::new("fio");
+    let mut command = fio();
     command.args([
         "--ioengine=io_uring",
         "--direct=1",
@@ -95,8 +101,15 @@ pub(super) fn limit(world: &World, (source, target): (&Path, &Path)) -> Result<F
     finish(world, &mut command)
 }
 
-fn client(uri: &str, load: &Load) -> Command {
+/// All that it does is in one process, which can be ended.
+fn fio() -> Command {
     let mut command = Command::new("fio");
+    command.arg("--thread");
+    command
+}
+
+fn client(uri: &str, load: &Load) -> Command {
+    let mut command = fio();
     command.args([
         "--name=client",
         "--ioengine=nbd",
@@ -134,14 +147,24 @@ impl Client {
             "--output=/dev/null",
         ]);
         command.current_dir(world.scratch());
+        // It leaves a file with what that printed, just before it begins.
+        command.arg("--exec_prerun=true");
+        let begun = world.scratch().join("client.prerun.txt");
+        drop(fs::remove_file(&begun));
+        let mut running = Running::start(&mut command, world.scratch())?;
+        while !begun.exists() {
+            running.demand_alive()?;
+            pause(LOOK_EVERY);
+        }
         Ok(Self {
-            running: Running::start(&mut command, world.scratch())?,
+            running,
             log: log.with_file_name("client_lat.1.log"),
         })
     }
 
     /// Ends it; what it wrote, in order.
     pub(super) fn end(mut self) -> Result<Vec<Sample>> {
+        self.running.demand_alive()?;
         self.running.interrupt()?;
         let log = fs::read_to_string(&self.log);
         let log = log.with_context(|| format!("fio left no {}", self.log.display()))?;

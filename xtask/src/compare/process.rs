@@ -41,7 +41,9 @@ impl Running {
     /// Starts it; what it says on its standard error goes to a file in `folder`.
     pub(super) fn start(command: &mut Command, folder: &Path) -> Result<Self> {
         let what = command.get_program().to_string_lossy().into_owned();
-        let errors = folder.join("stderr");
+        let name = Path::new(command.get_program()).file_name();
+        let name = name.unwrap_or_default().to_string_lossy();
+        let errors = folder.join(format!("{name}.stderr"));
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -244,11 +244,13 @@ fn serve(world: &World, case: &Case, side: Side) -> Result<Turn> {
     let cpu = server.running().cpu();
     let found = fio::load(world, &server.address, &load)?;
     let mut turn = Turn::default();
-    turn.set(Measure::Iops, found.iops);
-    turn.set(Measure::Rate, found.mib_per_s);
-    turn.set(Measure::P99, found.p99_ms);
+    if matches!(case.work, Work::Sequential(_)) {
+        turn.set(Measure::Rate, found.mib_per_s);
+    } else {
+        turn.set(Measure::Iops, found.iops);
+        turn.set(Measure::P99, found.p99_ms);
+    }
     turn.set_cpu(server.running().cpu() - cpu, found.moved_mib);
-    turn.set_peak(server.running());
     Ok(turn)
 }
 
@@ -276,11 +278,23 @@ fn start(world: &World, side: Side) -> Result<Turn> {
     let idle_kib = daemon.running.status_kib("VmRSS:");
     let idle_kib = idle_kib.context("the daemon has gone")?;
     turn.set(Measure::Idle, idle_kib as f64 / KIB_PER_MIB);
-    let program = world.program(side).context("the program has gone")?;
-    let len_kib = fs::metadata(program)?.len() / 1024;
-    turn.set(Measure::Binary, len_kib as f64 / KIB_PER_MIB);
+    turn.set(
+        Measure::Binary,
+        program_kib(world, side)? as f64 / KIB_PER_MIB,
+    );
     daemon.quit()?;
     Ok(turn)
+}
+
+/// How long the program is without what only debuggers read, which programs of distributions lack.
+fn program_kib(world: &World, side: Side) -> Result<u64> {
+    let program = world.program(side).context("the program has gone")?;
+    let stripped = world.scratch().join("stripped");
+    let mut strip = Command::new("strip");
+    let status = strip.arg("-o").arg(&stripped).arg(&program).status();
+    let is_stripped = status.is_ok_and(|status| status.success());
+    let len = fs::metadata(if is_stripped { &stripped } else { &program })?.len();
+    Ok(len / 1024)
 }
 
 /// Something that serves the source to clients. Dropping it ends it.

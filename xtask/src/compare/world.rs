@@ -55,7 +55,7 @@ impl Scale {
     pub(super) const QUICK: Self = Self {
         image_mib: 256,
         sparse_mib: 4096,
-        holes_mib: 1 << 20,
+        holes_mib: 8192,
         client_s: 1,
         copy_max_s: 4,
     };
