@@ -93,6 +93,10 @@ fn only_backups_end_together_and_that_is_looked_at_first() {
     let text = world.qmp.fail("transaction", grouped(actions));
     let want = "Action 'abort' does not support transaction property completion-mode = grouped";
     assert_eq!(text, want);
+    let of_no_node = json!({ "node": "no", "name": "b" });
+    let add = json!({ "type": "block-dirty-bitmap-add", "data": of_no_node });
+    let text = world.qmp.fail("transaction", grouped(json!([add])));
+    assert!(text.ends_with("completion-mode = grouped"), "{text}");
     let actions = json!([{ "type": "blockdev-mirror", "data": {} }]);
     let text = world.qmp.fail("transaction", json!({ "actions": actions }));
     assert!(
