@@ -3,6 +3,7 @@
 mod args;
 mod backup;
 mod compare;
+mod ctl;
 mod daemon;
 mod demo;
 mod doctor;
@@ -106,6 +107,7 @@ fn run(command: &Command, session: &Session) -> Result<Done, Failure> {
         Command::Export(args) => export::run(args, session),
         Command::Doctor(args) => doctor::run(args, session),
         Command::Demo(args) => demo::run(args, session),
+        Command::Ctl(args) => ctl::run(args, session),
         Command::Daemon(_) => {
             let text = "options of the daemon follow the word `daemon`, which comes first";
             Err(Failure::new(Exit::Usage, text))

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use longshore::BackupOptions;
 
+use super::ctl::Ctl;
 use super::units::{parse_bytes, parse_chunk, parse_millis, parse_rate};
 
 /// Live block jobs on Linux: point-in-time backups of disk images, while they are written to.
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Doctor(Doctor),
     Demo(Demo),
     Daemon(Daemon),
+    Ctl(Ctl),
 }
 
 impl Command {
@@ -47,6 +49,7 @@ impl Command {
             Self::Doctor(_) => "doctor",
             Self::Demo(_) => "demo",
             Self::Daemon(_) => "daemon",
+            Self::Ctl(_) => "ctl",
         }
     }
 }

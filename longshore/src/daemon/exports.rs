@@ -8,6 +8,7 @@
 //! of an export, nor for a node that does not answer.
 
 mod address;
+mod inherited;
 mod types;
 
 use std::{
@@ -20,6 +21,7 @@ use block::{Bitmap, ErrorKind, Node};
 use qmp::QmpError;
 use serde_json::json;
 
+pub(super) use self::inherited::serve_inherited;
 use self::{
     address::addresses,
     types::{
@@ -37,7 +39,6 @@ use super::{
 use crate::export::{
     Export, ExportError, ExportOptions, NbdAddress, NbdServer, NbdServerOptions, NodeMoves, Reach,
     RemoveMode,
-    listen::Listener,
     signal::{Signal, until},
 };
 
@@ -130,13 +131,6 @@ async fn nbd_server(daemon: &Rc<Daemon>, line: NbdServerLine) -> Result<(), QmpE
         }
     }
     Err(cannot_listen(refused.expect("there is an address to try")))
-}
-
-/// Serves the clients of a socket that the process was started with.
-pub(super) fn serve_inherited(daemon: &Daemon, listener: Listener) {
-    let (handle, graph) = (daemon.context.handle(), daemon.engine.graph());
-    let server = NbdServer::start_on(handle, graph, listener, NbdServerOptions::default());
-    *daemon.exports.server.borrow_mut() = Some(server);
 }
 
 /// A limit of zero is none.

@@ -8,6 +8,7 @@
 
 mod abuse;
 mod bare;
+mod ctl;
 mod exhibits;
 mod exports;
 mod jobs;
