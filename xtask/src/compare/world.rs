@@ -18,7 +18,9 @@ use super::cases::{CASES, Image, Place, Side};
 const MIB: u64 = 1 << 20;
 /// The folder in memory.
 const MEMORY: &str = "/dev/shm";
-/// The programs of others, the packages of Debian that have them, and what tells their version.
+/// With which the names of our folders begin; the number of the process follows.
+const PREFIX: &str = "longshore-compare-";
+/// The programs of others, and the packages of Debian that have them.
 const PEERS: [(&str, &str); 7] = [
     ("qemu-storage-daemon", "qemu-system-common"),
     ("qemu-img", "qemu-utils"),
@@ -91,10 +93,10 @@ pub(super) struct World {
 impl World {
     /// Images on the disk are below `folder`.
     pub(super) fn new(ours: PathBuf, folder: &Path, scale: Scale) -> Result<Self> {
+        let prefix = format!("{PREFIX}{}-", std::process::id());
         let make = |parent: &Path| {
-            let made = tempfile::Builder::new()
-                .prefix("compare")
-                .tempdir_in(parent);
+            remove_leftovers(parent)?;
+            let made = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent);
             made.with_context(|| format!("no folder in {}", parent.display()))
         };
         let peers = PEERS.iter().map(|(name, _)| *name);
@@ -184,7 +186,7 @@ impl World {
         Ok(path)
     }
 
-    /// Removes the images of the places where the cases that are left do nothing.
+    /// Removes the images of a place.
     pub(super) fn tidy(&self, place: Place) -> Result<()> {
         for entry in fs::read_dir(self.folder(place))? {
             let path = entry?.path();
@@ -222,7 +224,22 @@ impl World {
     }
 }
 
-/// The places that cases from `index` on use.
+/// Removes the folders of runs that were killed, which may be large.
+fn remove_leftovers(parent: &Path) -> Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let process = process.and_then(|rest| rest.split_once('-'));
+        let is_left = |process: &str| !Path::new("/proc").join(process).exists();
+        if process.is_some_and(|(process, _)| is_left(process)) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether one of these cases uses the place.
 pub(super) fn is_used_later(place: Place, wanted: &[usize]) -> bool {
     wanted.iter().any(|index| CASES[*index].place == place)
 }
@@ -286,5 +303,23 @@ mod tests {
         assert_eq!(data, [0, 32]);
         drop(world);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn folders_of_killed_runs_go_and_those_of_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = format!("{PREFIX}{}-x", std::process::id());
+        // No process has a number like this.
+        let left = format!("{PREFIX}99999999-x");
+        for name in [ours.as_str(), left.as_str(), "another"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+
+        remove_leftovers(folder.path()).unwrap();
+
+        let names = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = names.map(|it| it.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["another", ours.as_str()]);
     }
 }
