@@ -112,12 +112,17 @@ fn open_direct(
     identity: FileIdentity,
     in_memory: InMemory,
 ) -> Result<Option<DirectFile>, BlockError> {
-    if options.direct == OnOffAuto::Off {
+    let wanted = match (options.direct, in_memory) {
+        // Memory has no other cache than itself, but the flag spares each request a thread of the kernel's.
+        (OnOffAuto::Off, InMemory::Yes) => OnOffAuto::Auto,
+        (wanted, _) => wanted,
+    };
+    if wanted == OnOffAuto::Off {
         return Ok(None);
     }
     match try_direct(options, identity, in_memory)? {
         Some(direct) => Ok(Some(direct)),
-        None if options.direct == OnOffAuto::Auto => Ok(None),
+        None if wanted == OnOffAuto::Auto => Ok(None),
         None => {
             let text = format!("'{}' does not take O_DIRECT", options.path.display());
             Err(BlockError::new(ErrorKind::Unsupported, text))

@@ -134,11 +134,18 @@ fn memory_file_systems_never_claim_to_be_direct() {
     on_each_backend(|cx| async move {
         let file = NamedTempFile::new_in("/dev/shm").unwrap();
         file.as_file().set_len(1000).unwrap();
-        let node = open(file.path());
-        assert!(!node.is_direct());
-        assert_eq!(node.limits().request_align_bytes, 1);
-        assert_eq!(write(&node, &cx, 3, 5).await, Way::Buffered);
-        assert_eq!(read(&node, &cx, 0, 1000).await.1, Way::Buffered);
+        for direct in [OnOffAuto::Auto, OnOffAuto::Off] {
+            let options = FileOptions {
+                direct,
+                ..FileOptions::new(file.path())
+            };
+            let node = FileNode::open(&options).unwrap();
+            assert!(node.direct.is_some(), "a ring would leave it to threads");
+            assert!(!node.is_direct());
+            assert_eq!(node.limits().request_align_bytes, 1);
+            assert_eq!(write(&node, &cx, 3, 5).await, Way::Buffered);
+            assert_eq!(read(&node, &cx, 0, 1000).await.1, Way::Buffered);
+        }
     });
 }
 
