@@ -95,7 +95,7 @@ fn ignore_goes_on_and_copies_everything_in_the_end() {
 }
 
 #[test]
-fn an_error_that_is_ignored_and_stays_does_not_flood() {
+fn defect_07_an_error_that_is_ignored_and_stays_does_not_flood() {
     with_clock(|cx, clock| async move {
         for side in Side::BOTH {
             let world = World::full(&cx, 8 * MIB).await;

@@ -325,7 +325,7 @@ fn bad_exports_are_refused_in_the_words_of_the_protocol() {
 }
 
 #[test]
-fn an_iothread_serves_an_export_and_stays_until_that_is_gone() {
+fn defect_06_an_iothread_serves_an_export_and_stays_until_that_is_gone() {
     let mut world = serving();
     let iothread = json!({ "qom-type": "iothread", "id": "t" });
     world.qmp.run("object-add", iothread);
