@@ -371,13 +371,25 @@ async fn zero_aligned(
     range: ByteRange,
     mut flags: RequestFlags,
 ) -> Result<(), BlockError> {
-    flags.may_unmap &= node.options().may_unmap();
+    if flags.may_unmap && !node.options().may_unmap() {
+        // What is allocated stays so; but a hole that might be made need not be filled either.
+        flags.may_unmap = false;
+        if !flags.fua && is_hole(node, cx, range).await {
+            return Ok(());
+        }
+    }
     match node.driver().write_zeroes(cx, range, flags).await {
         Err(error) if error.kind() == ErrorKind::Unsupported && !flags.no_fallback => {
             Box::pin(align::rewrite(node, cx, range, Content::Zeroes, flags)).await
         }
         result => result,
     }
+}
+
+/// Whether an aligned range reads as zeroes already, all of it, as far as that can be known.
+async fn is_hole(node: &Node, cx: &AioContext, range: ByteRange) -> bool {
+    let extent = node.driver().extent(cx, range).await;
+    extent.is_ok_and(|it| it.status == AllocationStatus::Zero && it.len_bytes >= range.len())
 }
 
 fn range_of(offset_bytes: u64, buf: &IoBuf) -> Option<ByteRange> {

@@ -108,6 +108,41 @@ fn a_node_that_ignores_discards_keeps_what_is_allocated() {
     assert_eq!(node.statistics().discards, 0);
 }
 
+/// Leave to unmap is leave not to allocate, too.
+#[test]
+fn a_node_that_ignores_discards_fills_no_hole_that_might_be_one() {
+    let w = world();
+    let options = NodeOptions {
+        discard: Discard::Ignore,
+        ..NodeOptions::default()
+    };
+    reopen(&w, options).unwrap();
+    let unmap = RequestFlags {
+        may_unmap: true,
+        ..FLAGS
+    };
+    let fua = RequestFlags { fua: true, ..unmap };
+    let all = range(0, 4096);
+    let (look, zero) = (Op::Extent(all), Op::Zero(all));
+    w.disk.fill(0);
+    for (flags, done) in [
+        (unmap, vec![look]),
+        (FLAGS, vec![zero]),
+        // What makes it a hole may not be stable yet.
+        (fua, vec![zero]),
+    ] {
+        let before = w.disk.log().len();
+        let zeroed = w.child.write_zeroes(&w.cx, all, flags);
+        w.cx.block_on(zeroed).unwrap();
+        assert_eq!(w.disk.log()[before..], done);
+    }
+    w.disk.fill(9);
+    let before = w.disk.log().len();
+    let zeroed = w.child.write_zeroes(&w.cx, all, unmap);
+    w.cx.block_on(zeroed).unwrap();
+    assert_eq!(w.disk.log()[before..], [look, zero]);
+}
+
 #[test]
 fn options_that_contradict_each_other_are_refused() {
     let w = world();
