@@ -18,6 +18,13 @@ use crate::{
     handle::Handle,
 };
 
+/// Bytes of stack of such a thread.
+///
+/// What it runs may walk over values as deeply as they are nested: futures poll futures, and each node that is
+/// defined within another one takes some 25 KiB where nothing is optimised. The two megabytes that threads get by
+/// default hold what a client may nest, but little more. What is not touched costs addresses and no memory.
+const STACK_BYTES: usize = 8 << 20;
+
 /// A thread of its own that runs one context.
 ///
 /// The thread lives as long as this value or a [`Hold`] of it. When the last of them is dropped the
@@ -59,7 +66,9 @@ impl IoThread {
         let (made, result) = mpsc::sync_channel(1);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let builder = thread::Builder::new().name(config.name.clone());
+        let builder = thread::Builder::new()
+            .name(config.name.clone())
+            .stack_size(STACK_BYTES);
         let run = move || match AioContext::new(config) {
             Ok(context) => {
                 context.make_current();
