@@ -148,6 +148,30 @@ fn closing_waits_for_what_the_kernel_holds() {
 }
 
 #[test]
+fn a_write_that_is_to_block_is_made_by_a_thread_and_not_by_the_kernels_ring() {
+    let kernel = FakeKernel::new(ROOMY, Faults::default(), 5);
+    let cx = context(&kernel);
+    let file = patterned(1 << 16);
+    file.set_writes_block();
+    kernel.hold();
+    let buf = fresh(&cx, &kernel, 4096);
+    // A ring that is held would end neither this write nor the read.
+    let (buf, count) = cx.block_on(cx.write(&file, 8192, buf));
+    assert_eq!(count.unwrap(), 4096);
+    let mut read: Boxed<(IoBuf, io::Result<usize>)> = {
+        let (cx, file) = (cx.clone(), file.clone());
+        Box::pin(async move { cx.read(&file, 8192, buf).await })
+    };
+    assert!(poll(&mut read).is_pending());
+    cx.poll(Blocking::No);
+    assert_eq!(kernel.in_flight(), 1);
+    assert!(kernel.release(0));
+    cx.poll(Blocking::No);
+    assert!(poll(&mut read).is_ready());
+    cx.close();
+}
+
+#[test]
 fn a_dropped_receive_that_was_to_be_tried_again_is_not() {
     let faults = Faults {
         again: 1000,
