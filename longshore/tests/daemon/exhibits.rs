@@ -1,13 +1,23 @@
 //! What killed, hung or lied in the reference, seen by clients of ours: faults of jobs.
 
+use std::{
+    fs::File,
+    os::unix::fs::{FileExt, MetadataExt},
+};
+
+use block::nodes::FaultOp;
+use nbd::{Command, Errno};
 use serde_json::json;
 
 use super::{
+    far::Far,
     nbd_client::Nbd,
     world::{World, eventually},
 };
 
 const LEN: usize = 8 << 20;
+/// The same as a disk's length.
+const DISK_BYTES: u64 = 8 << 20;
 
 /// A daemon with two disks and a server.
 fn world() -> World {
@@ -86,6 +96,10 @@ fn n07_numbers_that_nobody_has_memory_for_are_refused() {
     world.qmp.fail("blockdev-mirror", job("granularity", 512));
     let bitmap = json!({ "node": "a", "name": "b", "granularity": 512 });
     world.qmp.fail("block-dirty-bitmap-add", bitmap);
+    for size in [json!(-1), json!(u64::MAX)] {
+        let node = json!({ "driver": "null-co", "node-name": "n", "size": size });
+        world.qmp.fail("blockdev-add", node);
+    }
     assert_eq!(world.qmp.run("query-jobs", json!({})), json!([]));
 }
 
@@ -112,4 +126,127 @@ fn n16_a_backup_whose_requests_end_at_once_leaves_commands_their_turn() {
     world
         .qmp
         .wait_for("BLOCK_JOB_CANCELLED", &json!({ "device": "b" }));
+}
+
+#[test]
+fn n06_a_merge_of_no_bitmaps_does_nothing() {
+    let mut world = world();
+    let bitmap = json!({ "node": "a", "name": "b" });
+    world.qmp.run("block-dirty-bitmap-add", bitmap);
+    let merge = json!({ "node": "a", "target": "b", "bitmaps": [] });
+    world.qmp.run("block-dirty-bitmap-merge", merge.clone());
+    let action = json!({ "type": "block-dirty-bitmap-merge", "data": merge });
+    let actions = json!({ "actions": [action] });
+    world.qmp.run("transaction", actions);
+}
+
+#[test]
+fn n10_a_backup_is_complete_only_when_its_target_has_been_flushed() {
+    let mut world = world();
+    let far = Far::new(DISK_BYTES);
+    world.qmp.run("blockdev-add", far.node("far"));
+    far.hold(FaultOp::Flush);
+    let backup = json!({ "job-id": "j", "device": "a", "target": "far", "sync": "full" });
+    world.qmp.run("blockdev-backup", backup);
+    far.wait_held();
+    let jobs = world.qmp.run("query-jobs", json!({}));
+    assert_eq!(jobs[0]["status"], "running");
+    far.faults.release_all();
+    let end = world
+        .qmp
+        .wait_for("BLOCK_JOB_COMPLETED", &json!({ "device": "j" }));
+    assert_eq!(end["data"].get("error"), None);
+    let seen = far.faults.seen();
+    let last = |fits: fn(FaultOp) -> bool| seen.iter().rposition(|&(op, _)| fits(op));
+    assert!(last(|op| op == FaultOp::Write) < last(|op| op == FaultOp::Flush));
+}
+
+#[test]
+fn n11_bytes_that_cannot_be_read_fail_their_request_and_no_other() {
+    let mut world = world();
+    let bad = json!({ "event": "read_aio", "errno": libc::EIO, "sector": 2048 });
+    let node = json!({
+        "driver": "blkdebug", "node-name": "bad", "image": "a", "inject-error": [bad],
+    });
+    world.qmp.run("blockdev-add", node);
+    let export = json!({ "type": "nbd", "id": "e", "node-name": "bad", "name": "bad" });
+    world.qmp.run("block-export-add", export);
+    let mut guest = Nbd::connect(&world.path("nbd"), "bad", &[]).unwrap();
+    for _ in 0..3 {
+        assert_eq!(guest.read(1 << 20, 4096), Err(Errno::Io));
+        assert_eq!(guest.read(0, 4096), Ok(vec![7; 4096]));
+    }
+}
+
+#[test]
+fn n12_a_broken_target_fails_its_backup_and_no_guest() {
+    let mut world = world();
+    let bad = json!({ "event": "write_aio", "errno": libc::EIO, "sector": 8192 });
+    let node = json!({
+        "driver": "blkdebug", "node-name": "bad", "image": "b", "inject-error": [bad],
+    });
+    world.qmp.run("blockdev-add", node);
+    let export = json!({
+        "type": "nbd", "id": "e", "node-name": "a", "name": "a", "writable": true,
+    });
+    world.qmp.run("block-export-add", export);
+    let mut guest = Nbd::connect(&world.path("nbd"), "a", &[]).unwrap();
+    // The job itself does not come as far as that.
+    let backup = json!({
+        "job-id": "j", "device": "a", "target": "bad", "sync": "full", "speed": 1,
+    });
+    world.qmp.run("blockdev-backup", backup);
+    assert_eq!(guest.write(8192 * 512, &[9; 4096]), Ok(()));
+    let end = world
+        .qmp
+        .wait_for("BLOCK_JOB_COMPLETED", &json!({ "device": "j" }));
+    assert!(end["data"]["error"].is_string(), "{end}");
+    assert_eq!(guest.read(8192 * 512, 4096), Ok(vec![9; 4096]));
+}
+
+#[test]
+fn n13_who_says_goodbye_gets_the_replies_to_what_was_asked_before() {
+    let mut world = world();
+    let far = Far::new(DISK_BYTES);
+    world.qmp.run("blockdev-add", far.node("far"));
+    let export = json!({ "type": "nbd", "id": "e", "node-name": "far", "name": "far" });
+    world.qmp.run("block-export-add", export);
+    let mut guest = Nbd::connect(&world.path("nbd"), "far", &[]).unwrap();
+    far.hold(FaultOp::Read);
+    let request = guest.send_and_leave(Command::Read, 0, 1 << 20);
+    far.wait_held();
+    far.faults.release_all();
+    assert_eq!(guest.reply(&request), Ok(vec![0; 1 << 20]));
+    assert!(guest.is_cut());
+}
+
+#[test]
+fn n17_a_copy_of_a_sparse_disk_is_sparse() {
+    const DATA_BYTES: usize = 1 << 20;
+    let mut world = World::start(&[]);
+    for name in ["a", "b", "c"] {
+        let file = File::create_new(world.path(name)).unwrap();
+        file.set_len(1 << 32).unwrap();
+        if name == "a" {
+            file.write_all_at(&[7; DATA_BYTES], 1 << 31).unwrap();
+        }
+        world.add_file_node(name);
+    }
+    let to = |target| json!({ "job-id": target, "device": "a", "target": target, "sync": "full" });
+    world.qmp.run("blockdev-backup", to("b"));
+    world
+        .qmp
+        .wait_for("JOB_STATUS_CHANGE", &json!({ "id": "b", "status": "null" }));
+    world.qmp.run("blockdev-mirror", to("c"));
+    world
+        .qmp
+        .wait_for("BLOCK_JOB_READY", &json!({ "device": "c" }));
+    for name in ["b", "c"] {
+        let target = File::open(world.path(name)).unwrap();
+        let mut copied = vec![0; DATA_BYTES];
+        target.read_exact_at(&mut copied, 1 << 31).unwrap();
+        assert_eq!(copied, [7; DATA_BYTES]);
+        let allocated = target.metadata().unwrap().blocks() * 512;
+        assert!(allocated < 4 << 20, "{name} takes {allocated} bytes");
+    }
 }

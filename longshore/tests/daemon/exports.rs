@@ -210,7 +210,7 @@ fn requests_that_cannot_be_are_refused_and_the_connection_goes_on() {
 }
 
 #[test]
-fn an_export_for_reading_refuses_every_change() {
+fn n14_an_export_for_reading_refuses_every_change_as_not_permitted() {
     let mut world = serving();
     add_export(
         &mut world,

@@ -1,8 +1,14 @@
 //! Jobs as clients of the daemon start, watch and change them.
 
+use block::nodes::FaultOp;
+use nbd::Command;
 use serde_json::{Value, json};
 
-use super::world::{World, eventually};
+use super::{
+    far::Far,
+    nbd_client::Nbd,
+    world::{World, eventually},
+};
 
 const LEN: usize = 4 << 20;
 
@@ -99,6 +105,35 @@ fn a_mirror_that_is_finalized_by_hand_is_pending_until_then() {
     assert_eq!(life(&mut world, "m", "concluded"), want);
     world.qmp.run("job-dismiss", json!({ "id": "m" }));
     assert!(equal(&world));
+}
+
+#[test]
+fn a_job_that_is_finalized_has_ended_before_the_reply_however_long_that_takes() {
+    let mut world = World::start(&["--nbd-server", "addr.type=unix,addr.path=@/nbd"]);
+    let far = Far::new(4 << 20);
+    world.qmp.run("blockdev-add", far.node("src"));
+    world.add_disk("dst", LEN, 7);
+    let export = json!({
+        "type": "nbd", "id": "e", "node-name": "src", "name": "src", "writable": true,
+    });
+    world.qmp.run("block-export-add", export);
+    let mut guest = Nbd::connect(&world.path("nbd"), "src", &[]).unwrap();
+    let manual = json!({ "auto-finalize": false, "auto-dismiss": false });
+    world.qmp.run("blockdev-backup", from_to("b", manual));
+    life(&mut world, "b", "pending");
+    // The job takes its leave from below a write that does not return, and gives it a while for that.
+    far.hold(FaultOp::Write);
+    let request = guest.send(Command::Write, 0, 4096);
+    guest.send_data(&[9; 4096]);
+    far.wait_held();
+    world.qmp.run("job-finalize", json!({ "id": "b" }));
+    let jobs = world.qmp.run("query-jobs", json!({}));
+    assert_eq!(jobs[0]["status"], "concluded");
+    let want = ["BLOCK_JOB_PENDING", "BLOCK_JOB_COMPLETED", "concluded"];
+    assert_eq!(life(&mut world, "b", "concluded"), want);
+    far.faults.release_all();
+    assert_eq!(guest.reply(&request), Ok(Vec::new()));
+    world.qmp.run("job-dismiss", json!({ "id": "b" }));
 }
 
 #[test]

@@ -8,12 +8,15 @@
 
 mod abuse;
 mod bare;
+mod connections;
 mod ctl;
 mod exhibits;
 mod exports;
+mod far;
 mod jobs;
 mod lines;
 mod monitors;
+mod nbd_abuse;
 mod nbd_client;
 mod nesting;
 mod objects;

@@ -56,17 +56,36 @@ impl Nbd {
 
     /// Sends a request and does not wait for its reply.
     pub(crate) fn send(&mut self, command: Command, offset_bytes: u64, len_bytes: u64) -> Request {
+        let request = self.request(command, offset_bytes, len_bytes);
+        let header = request.encode(self.session.headers);
+        self.stream.write_all(&header).unwrap();
+        request
+    }
+
+    /// Sends a request and says goodbye in one go.
+    pub(crate) fn send_and_leave(&mut self, command: Command, offset: u64, len: u64) -> Request {
+        let request = self.request(command, offset, len);
+        let mut both = request.encode(self.session.headers).to_vec();
+        let goodbye = self.request(Command::Disc, 0, 0);
+        both.extend_from_slice(&goodbye.encode(self.session.headers));
+        self.stream.write_all(&both).unwrap();
+        request
+    }
+
+    /// Sends data that belong to what was sent before.
+    pub(crate) fn send_data(&mut self, data: &[u8]) {
+        self.stream.write_all(data).unwrap();
+    }
+
+    fn request(&mut self, command: Command, offset_bytes: u64, len_bytes: u64) -> Request {
         self.cookie += 1;
-        let request = Request {
+        Request {
             cookie: self.cookie,
             command,
             flags: CommandFlags::NONE,
             offset_bytes,
             len_bytes,
-        };
-        let header = request.encode(self.session.headers);
-        self.stream.write_all(&header).unwrap();
-        request
+        }
     }
 
     pub(crate) fn read(&mut self, offset: u64, len: u64) -> Result<Vec<u8>, Errno> {

@@ -62,6 +62,11 @@ impl World {
     /// Makes a file of `len` bytes `fill`, and a raw node of the same name above it.
     pub(crate) fn add_disk(&mut self, name: &str, len: usize, fill: u8) {
         fs::write(self.path(name), vec![fill; len]).unwrap();
+        self.add_file_node(name);
+    }
+
+    /// Makes a raw node of the same name above a file that is there.
+    pub(crate) fn add_file_node(&mut self, name: &str) {
         let file = json!({ "driver": "file", "filename": self.text_path(name) });
         let node = json!({ "driver": "raw", "node-name": name, "file": file });
         self.qmp.run("blockdev-add", node);
