@@ -97,6 +97,28 @@
 //! assert_eq!(error.unwrap_err().desc, "Parameter 'file.file' is missing");
 //! ```
 //!
+//! Events are an enumeration of what can be told, so that nothing is sent that
+//! the schema does not have.
+//!
+//! ```
+//! use qmp::{Schema, qapi_events, qapi_struct};
+//!
+//! qapi_struct! {
+//!     pub struct ExportDeleted { id: String }
+//! }
+//!
+//! qapi_events! {
+//!     /// What clients are told of.
+//!     pub enum Event { ExportDeleted(ExportDeleted) = "BLOCK_EXPORT_DELETED" }
+//! }
+//!
+//! let event = Event::ExportDeleted(ExportDeleted { id: "e".to_owned() });
+//! assert_eq!(event.name(), "BLOCK_EXPORT_DELETED");
+//! assert_eq!(event.data(), serde_json::json!({"id": "e"}));
+//! let mut schema = Schema::new();
+//! Event::describe(&mut schema);
+//! ```
+//!
 //! Missing on purpose: TLS and sockets (the caller's), and commands; this
 //! crate knows `qmp_capabilities` and no other.
 

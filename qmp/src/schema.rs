@@ -32,6 +32,7 @@ impl Member {
             // Whatever the default is.
             value["default"] = Value::Null;
         }
+        add_features(&mut value, &self.name, Age::Current);
         value
     }
 }
@@ -43,6 +44,29 @@ pub enum Order {
     InBand,
     /// Also at once, if the client says so.
     OutOfBand,
+}
+
+/// Whether clients should still use a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// They may.
+    Current,
+    /// Something else has taken its place.
+    Deprecated,
+}
+
+/// Says what clients look at before they rely on something; a name that begins with `x-` promises nothing.
+fn add_features(entity: &mut Value, name: &str, age: Age) {
+    let is_unstable = name.starts_with("x-");
+    let features = [
+        (is_unstable, "unstable"),
+        (age == Age::Deprecated, "deprecated"),
+    ];
+    let features = features.iter().filter(|(holds, _)| *holds);
+    let features: Vec<Value> = features.map(|(_, name)| Value::from(*name)).collect();
+    if !features.is_empty() {
+        entity["features"] = Value::Array(features);
+    }
 }
 
 /// What commands and events there are, and all types that they use.
@@ -64,7 +88,7 @@ impl Schema {
     }
 
     /// Adds a command with its arguments and its result.
-    pub fn command<A: Qapi, R: Qapi>(&mut self, name: &str, order: Order) {
+    pub fn command<A: Qapi, R: Qapi>(&mut self, name: &str, order: Order, age: Age) {
         let (arguments, result) = (A::describe(self), R::describe(self));
         let mut command = json!({
             "name": name,
@@ -75,6 +99,7 @@ impl Schema {
         if order == Order::OutOfBand {
             command["allow-oob"] = Value::Bool(true);
         }
+        add_features(&mut command, name, age);
         self.entities.push(command);
     }
 
@@ -143,7 +168,12 @@ impl Schema {
     pub fn enumeration<T: Qapi>(&mut self, values: impl Iterator<Item = &'static str>) -> TypeName {
         self.define::<T>("enum", |_| {
             let values: Vec<&str> = values.collect();
-            let members: Vec<Value> = values.iter().map(|name| json!({"name": name})).collect();
+            let member = |name: &&str| {
+                let mut member = json!({"name": name});
+                add_features(&mut member, name, Age::Current);
+                member
+            };
+            let members: Vec<Value> = values.iter().map(member).collect();
             json!({"members": members, "values": values})
         })
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, rc::Rc};
 
 use qmp::{
     QmpError, Schema, Value,
-    schema::Order,
+    schema::{Age, Order},
     types::{Input, Qapi, Style},
 };
 
@@ -30,6 +30,7 @@ pub(super) struct Command {
     name: &'static str,
     place: Place,
     is_oob: bool,
+    age: Age,
     run: Box<Run>,
     describe: fn(&mut Schema, &Self),
 }
@@ -54,6 +55,7 @@ impl Command {
             name,
             place: Place::Everywhere,
             is_oob: false,
+            age: Age::Current,
             run: Box::new(run),
             describe: |schema, command| {
                 let order = if command.is_oob {
@@ -61,7 +63,7 @@ impl Command {
                 } else {
                     Order::InBand
                 };
-                schema.command::<A, R>(command.name, order);
+                schema.command::<A, R>(command.name, order, command.age);
             },
         }
     }
@@ -70,6 +72,12 @@ impl Command {
     #[expect(dead_code, reason = "no command of ours is urgent enough yet")]
     pub(super) fn oob(mut self) -> Self {
         self.is_oob = true;
+        self
+    }
+
+    /// The same, for clients that do not know better yet.
+    pub(super) fn deprecated(mut self) -> Self {
+        self.age = Age::Deprecated;
         self
     }
 
@@ -106,6 +114,7 @@ impl fmt::Debug for Command {
             .field("name", &self.name)
             .field("place", &self.place)
             .field("is_oob", &self.is_oob)
+            .field("age", &self.age)
             .finish_non_exhaustive()
     }
 }

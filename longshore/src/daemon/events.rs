@@ -10,18 +10,127 @@ use std::{
 
 use blockjob::BlockJob;
 use job::{EventJob, JobEvent, Subscription};
-use qmp::{Schema, Value};
-use serde_json::json;
+use qmp::{qapi_enum, qapi_events, qapi_struct};
 
-use super::Daemon;
+use super::{
+    Daemon,
+    jobs::{JobStatus, JobType, named},
+};
 
-/// Something that clients are told of.
-#[derive(Clone, Debug)]
-pub(crate) struct Event {
-    /// Its name in the protocol.
-    pub(crate) name: &'static str,
-    /// Its data; null if it has none.
-    pub(crate) data: Value,
+qapi_events! {
+    /// What clients are told of.
+    pub(crate) enum Event {
+        /// A job is in another status.
+        JobStatusChange(JobStatusChange) = "JOB_STATUS_CHANGE",
+        /// A block job has converged: it can be completed.
+        BlockJobReady(BlockJobMoment) = "BLOCK_JOB_READY",
+        /// A block job waits to be finalized.
+        BlockJobPending(BlockJobPending) = "BLOCK_JOB_PENDING",
+        /// A block job has ended by itself.
+        BlockJobCompleted(BlockJobCompleted) = "BLOCK_JOB_COMPLETED",
+        /// A block job has ended because it was cancelled.
+        BlockJobCancelled(BlockJobMoment) = "BLOCK_JOB_CANCELLED",
+        /// A block job has met an error.
+        BlockJobError(BlockJobError) = "BLOCK_JOB_ERROR",
+        /// An export is gone.
+        BlockExportDeleted(BlockExportDeleted) = "BLOCK_EXPORT_DELETED",
+    }
+}
+
+qapi_struct! {
+    /// Where a job stands.
+    pub(crate) struct JobStatusChange {
+        /// The job's id.
+        id: String,
+        /// Where it stands now.
+        status: JobStatus,
+    }
+}
+
+qapi_struct! {
+    /// How far a block job has come.
+    pub(crate) struct BlockJobMoment {
+        /// What kind of job it is.
+        r#type: JobType,
+        /// Its id.
+        device: String,
+        /// Work done and work to do, in bytes.
+        len: u64,
+        /// Work done, in bytes.
+        offset: u64,
+        /// Speed limit in bytes per second; zero is none.
+        speed: u64,
+    }
+}
+
+qapi_struct! {
+    /// How a block job has ended.
+    pub(crate) struct BlockJobCompleted {
+        /// What kind of job it is.
+        r#type: JobType,
+        /// Its id.
+        device: String,
+        /// Work done and work that was left, in bytes.
+        len: u64,
+        /// Work done, in bytes.
+        offset: u64,
+        /// Speed limit in bytes per second; zero is none.
+        speed: u64,
+        /// Why it has failed, if it has.
+        error: Option<String>,
+    }
+}
+
+qapi_struct! {
+    /// A block job that waits.
+    pub(crate) struct BlockJobPending {
+        /// What kind of job it is.
+        r#type: JobType,
+        /// Its id.
+        id: String,
+    }
+}
+
+qapi_enum! {
+    /// What a job could not do.
+    pub(crate) enum IoOperationType {
+        /// Read its source.
+        Read,
+        /// Write its target.
+        Write,
+    }
+}
+
+qapi_enum! {
+    /// What is done about an error.
+    pub(crate) enum BlockErrorAction {
+        /// Nothing.
+        Ignore,
+        /// The job fails.
+        Report,
+        /// The job stops.
+        Stop,
+    }
+}
+
+qapi_struct! {
+    /// An error of a block job.
+    pub(crate) struct BlockJobError {
+        /// The job's id.
+        device: String,
+        /// What it could not do.
+        operation: IoOperationType,
+        /// What is done about it.
+        action: BlockErrorAction,
+    }
+}
+
+qapi_struct! {
+    /// An export that is gone.
+    pub(crate) struct BlockExportDeleted {
+        /// Its id.
+        id: String,
+    }
 }
 
 /// What has happened and has not been passed on. Any thread.
@@ -38,9 +147,9 @@ struct Waiting {
 
 impl Events {
     /// Tells the clients of all monitors, in order. Never blocks. Any thread.
-    pub(crate) fn emit(&self, name: &'static str, data: Value) {
+    pub(crate) fn emit(&self, event: Event) {
         let mut waiting = self.waiting();
-        waiting.events.push_back(Event { name, data });
+        waiting.events.push_back(event);
         let waker = waiting.waker.take();
         drop(waiting);
         if let Some(waker) = waker {
@@ -71,9 +180,6 @@ impl Events {
     }
 }
 
-/// Adds what events there are, with their data, to what clients can ask for.
-pub(super) fn describe(_schema: &mut Schema) {}
-
 /// Tells the monitors what happens while no command runs.
 pub(super) async fn pass_on(daemon: Rc<Daemon>) {
     loop {
@@ -86,54 +192,89 @@ pub(super) async fn pass_on(daemon: Rc<Daemon>) {
 pub(super) fn follow_jobs(daemon: &Daemon) -> Subscription {
     let events = daemon.events.clone();
     daemon.registry().subscribe(move |event| {
-        if let Some((name, data)) = words(event) {
-            events.emit(name, data);
+        if let Some(told) = told(event) {
+            events.emit(told);
         }
     })
 }
 
-/// An event of a job in the words of the protocol; jobs that are not block jobs have statuses only.
-fn words(event: &JobEvent) -> Option<(&'static str, Value)> {
+/// What clients are told of a job's event; of jobs that are not block jobs, statuses only.
+fn told(event: &JobEvent) -> Option<Event> {
     let told = match event {
-        JobEvent::StatusChange { job, status } => {
-            let data = json!({ "id": &*job.id, "status": status.as_str() });
-            ("JOB_STATUS_CHANGE", data)
-        }
-        JobEvent::Ready(job) => ("BLOCK_JOB_READY", how_far(job)?),
+        JobEvent::StatusChange { job, status } => Event::JobStatusChange(JobStatusChange {
+            id: id_of(job),
+            status: (*status).into(),
+        }),
+        JobEvent::Ready(job) => Event::BlockJobReady(moment(job)?),
         JobEvent::Pending(job) => {
             job.extension::<BlockJob>()?;
-            let data = json!({ "type": job.kind, "id": &*job.id });
-            ("BLOCK_JOB_PENDING", data)
+            Event::BlockJobPending(BlockJobPending {
+                r#type: named(job.kind)?,
+                id: id_of(job),
+            })
         }
         JobEvent::Completed { job, error } => {
-            let mut data = how_far(job)?;
-            if let Some(error) = error {
-                data["error"] = json!(error.to_string());
-            }
-            ("BLOCK_JOB_COMPLETED", data)
+            let moment = moment(job)?;
+            Event::BlockJobCompleted(BlockJobCompleted {
+                r#type: moment.r#type,
+                device: moment.device,
+                len: moment.len,
+                offset: moment.offset,
+                speed: moment.speed,
+                error: error.as_ref().map(ToString::to_string),
+            })
         }
-        JobEvent::Cancelled(job) => ("BLOCK_JOB_CANCELLED", how_far(job)?),
+        JobEvent::Cancelled(job) => Event::BlockJobCancelled(moment(job)?),
         JobEvent::Error {
             job,
             operation,
             action,
-        } => {
-            let data = json!({ "device": &*job.id, "operation": operation, "action": action });
-            ("BLOCK_JOB_ERROR", data)
-        }
+        } => Event::BlockJobError(BlockJobError {
+            device: id_of(job),
+            operation: named(operation)?,
+            action: named(action)?,
+        }),
         // A kind of event that is newer than this table has no words yet.
         _ => return None,
     };
     Some(told)
 }
 
-fn how_far(job: &EventJob) -> Option<Value> {
+fn moment(job: &EventJob) -> Option<BlockJobMoment> {
     let block_job = job.extension::<BlockJob>()?;
-    Some(json!({
-        "type": job.kind,
-        "device": &*job.id,
-        "len": job.progress.total,
-        "offset": job.progress.current,
-        "speed": block_job.speed_bytes_per_s(),
-    }))
+    Some(BlockJobMoment {
+        r#type: named(job.kind)?,
+        device: id_of(job),
+        len: job.progress.total,
+        offset: job.progress.current,
+        speed: block_job.speed_bytes_per_s(),
+    })
+}
+
+fn id_of(job: &EventJob) -> String {
+    job.id.as_ref().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use blockjob::{ErrorAction, ErrorSide};
+
+    use super::*;
+
+    #[test]
+    fn every_word_of_a_job_has_its_place_in_the_types() {
+        for side in [ErrorSide::Read, ErrorSide::Write] {
+            let found = named::<IoOperationType>(side.as_str()).map(IoOperationType::as_str);
+            assert_eq!(found, Some(side.as_str()));
+        }
+        for action in [ErrorAction::Report, ErrorAction::Ignore, ErrorAction::Stop] {
+            let found = named::<BlockErrorAction>(action.as_str()).map(BlockErrorAction::as_str);
+            assert_eq!(found, Some(action.as_str()));
+        }
+        for status in job::JobStatus::ALL {
+            assert_eq!(JobStatus::from(status).as_str(), status.as_str());
+        }
+        assert_eq!(named("backup"), Some(JobType::Backup));
+        assert_eq!(named("mirror"), Some(JobType::Mirror));
+    }
 }

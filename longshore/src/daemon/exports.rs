@@ -19,7 +19,6 @@ use std::{
 use aio::Handle;
 use block::{Bitmap, ErrorKind, Node};
 use qmp::QmpError;
-use serde_json::json;
 
 pub(super) use self::inherited::serve_inherited;
 use self::{
@@ -34,6 +33,7 @@ use super::{
     Daemon,
     command::Command,
     error::{self, IntoQmp},
+    events::{BlockExportDeleted, Event},
     nodes,
 };
 use crate::export::{
@@ -76,8 +76,8 @@ pub(super) fn commands() -> Vec<Command> {
         Command::new("nbd-server-start", nbd_server_start),
         Command::new("nbd-server", nbd_server).line_only(),
         Command::new("nbd-server-stop", nbd_server_stop),
-        Command::new("nbd-server-add", nbd_server_add),
-        Command::new("nbd-server-remove", nbd_server_remove),
+        Command::new("nbd-server-add", nbd_server_add).deprecated(),
+        Command::new("nbd-server-remove", nbd_server_remove).deprecated(),
         Command::new("block-export-add", block_export_add),
         Command::new("block-export-del", block_export_del),
         Command::new("query-block-exports", query_block_exports),
@@ -421,8 +421,9 @@ impl Exports {
     fn forget(&self, daemon: &Daemon, entry: &Rc<Entry>) {
         let is_other = |other: &Rc<Entry>| !Rc::ptr_eq(other, entry);
         self.list.borrow_mut().retain(is_other);
-        let data = json!({ "id": entry.id });
-        daemon.events.emit("BLOCK_EXPORT_DELETED", data);
+        let id = entry.id.clone();
+        let deleted = BlockExportDeleted { id };
+        daemon.events.emit(Event::BlockExportDeleted(deleted));
         self.changed.raise();
     }
 }

@@ -13,10 +13,14 @@ mod types;
 use std::rc::Rc;
 
 use blockjob::{BlockJob, find_block_job};
-use job::{CancelMode, Job, JobStatus};
+use job::{CancelMode, Job};
 use qmp::{QmpError, qapi_struct};
 
-pub(super) use self::backup::{BlockdevBackup, spec as backup_spec};
+pub(super) use self::{
+    backup::{BlockdevBackup, spec as backup_spec},
+    change::JobType,
+    types::{JobStatus, named},
+};
 use super::{Daemon, command::Command, error::IntoQmp};
 
 /// How long `job-finalize` waits for the end that it leads to, in nanoseconds: clients expect its events before the
@@ -146,7 +150,10 @@ async fn block_job_resume(daemon: &Rc<Daemon>, args: BlockJobId) -> Result<(), Q
 async fn block_job_cancel(daemon: &Rc<Daemon>, args: BlockJobCancel) -> Result<(), QmpError> {
     let (job, _) = find_block(daemon, &args.device)?;
     // What only waits for its end cannot end more softly any more, and to cancel it means to undo it.
-    let only_waits = matches!(job.status(), JobStatus::Waiting | JobStatus::Pending);
+    let only_waits = matches!(
+        job.status(),
+        job::JobStatus::Waiting | job::JobStatus::Pending
+    );
     let mode = match args.force {
         Some(true) => CancelMode::Force,
         Some(false) | None if only_waits => CancelMode::Force,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use qmp::{Capabilities, NEGOTIATE, QmpError, Schema, Value, Version, qapi_struct};
 
-use super::{Daemon, command::Command};
+use super::{Daemon, command::Command, events::Event};
 
 /// What of a version clients compare: the one of the reference whose behaviour is ours.
 pub(super) struct Reference {
@@ -100,7 +100,7 @@ async fn query_qmp_schema(daemon: &Rc<Daemon>, (): ()) -> Result<Value, QmpError
     for command in daemon.commands.of_clients() {
         command.describe(&mut schema);
     }
-    super::events::describe(&mut schema);
+    Event::describe(&mut schema);
     Ok(schema.into_value())
 }
 

@@ -133,7 +133,7 @@ impl Monitors {
         for client in self.clients.borrow().iter() {
             let listens = !client.has_ended_input.get();
             if listens && client.session.borrow().is_negotiated() {
-                let line = line.get_or_insert_with(|| qmp::event(event.name, &event.data, at));
+                let line = line.get_or_insert_with(|| qmp::event(event.name(), &event.data(), at));
                 client.send(line);
             }
         }

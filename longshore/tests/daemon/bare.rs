@@ -95,11 +95,23 @@ impl World {
 
     /// Starts a daemon with a monitor at `qmp`, and these options behind it.
     pub(crate) fn start(&self, options: &[&str]) -> Daemon {
-        let chardev = format!("socket,id=qmp,path={},server=on,wait=off", self.at("qmp"));
+        let chardev = self.monitor_socket();
         let mut all = vec!["--chardev", &chardev, "--monitor", "qmp"];
         all.extend(options);
         let pipes = self.command(&all);
         self.spawn(pipes)
+    }
+
+    /// Starts the reference with a monitor at `qmp`.
+    pub(crate) fn start_reference(&self) -> Daemon {
+        let mut command = Command::new("qemu-storage-daemon");
+        command.args(["--chardev", &self.monitor_socket(), "--monitor", "qmp"]);
+        self.spawn(command)
+    }
+
+    /// A chardev `qmp` that listens at `qmp`.
+    pub(crate) fn monitor_socket(&self) -> String {
+        format!("socket,id=qmp,path={},server=on,wait=off", self.at("qmp"))
     }
 
     pub(crate) fn spawn(&self, mut command: Command) -> Daemon {
@@ -300,6 +312,26 @@ pub(crate) fn connect(path: &Path) -> UnixStream {
     let socket = socket.unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
+}
+
+/// Whether there is a program of this name.
+pub(crate) fn is_installed(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(tool).is_file())
+}
+
+/// Says that the test on this thread cannot run here, because it needs `what`.
+#[expect(clippy::print_stderr, reason = "docs/testing.md asks for it")]
+pub(crate) fn skip(what: &str) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("a test");
+    let line = format!("SKIPPED {name}: needs {what}\n");
+    let Some(log) = std::env::var_os("LONGSHORE_SKIP_LOG") else {
+        return eprint!("{line}");
+    };
+    let log = fs::OpenOptions::new().append(true).create(true).open(log);
+    log.and_then(|mut log| log.write_all(line.as_bytes()))
+        .expect("the skip log can be written");
 }
 
 /// Waits until `holds`.

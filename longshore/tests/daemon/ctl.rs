@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::bare::{Daemon, World};
+use crate::bare::{Daemon, World, is_installed, skip};
 
 fn ctl(world: &World, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
@@ -77,18 +77,11 @@ fn a_daemon_of_ours_is_driven_by_hand() {
 
 #[test]
 fn the_reference_is_driven_in_the_same_way() {
-    let world = World::new();
-    let chardev = format!("socket,id=qmp,path={},server=on,wait=off", world.at("qmp"));
-    let mut command = Command::new("qemu-storage-daemon");
-    command.args(["--chardev", &chardev, "--monitor", "qmp"]);
-    let found = Command::new("qemu-storage-daemon")
-        .arg("--version")
-        .output();
-    if found.is_err() {
-        // It is not installed here.
-        return;
+    if !is_installed("qemu-storage-daemon") {
+        return skip("qemu-storage-daemon (Debian package qemu-utils)");
     }
-    let daemon = world.spawn(command);
+    let world = World::new();
+    let daemon = world.start_reference();
     drive(&world, &daemon);
     daemon.quit();
 }

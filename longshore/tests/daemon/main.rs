@@ -20,5 +20,6 @@ mod nbd_abuse;
 mod nbd_client;
 mod nesting;
 mod objects;
+mod schema;
 mod transaction;
 mod world;

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{Order, Schema};
-use crate::{qapi_alternate, qapi_enum, qapi_struct, qapi_union};
+use super::{Age, Order, Schema};
+use crate::{Value, qapi_alternate, qapi_enum, qapi_struct, qapi_union};
 
 qapi_enum! {
     enum Mode { On, Off }
@@ -25,8 +25,8 @@ qapi_alternate! {
 #[test]
 fn types_that_contain_themselves_are_described_once() {
     let mut schema = Schema::new();
-    schema.command::<Node, ()>("plant", Order::InBand);
-    schema.command::<(), Vec<Node>>("query-trees", Order::OutOfBand);
+    schema.command::<Node, ()>("plant", Order::InBand, Age::Current);
+    schema.command::<(), Vec<Node>>("query-trees", Order::OutOfBand, Age::Current);
     schema.event::<Leaf>("LEAF_FELL");
     let found = schema.into_value();
     let find = |name: &str| {
@@ -63,4 +63,34 @@ fn types_that_contain_themselves_are_described_once() {
     assert_eq!(plant["ret-type"], empty["name"]);
     assert_eq!(find("query-trees")["allow-oob"], true);
     assert_eq!(find("LEAF_FELL")["arg-type"], leaf["name"]);
+}
+
+qapi_struct! {
+    struct Trial { x_speed: Option<i64>, kind: Stages }
+}
+
+qapi_enum! {
+    enum Stages { Known, Tried = "x-tried" }
+}
+
+#[test]
+fn what_clients_must_not_rely_on_says_so() {
+    let mut schema = Schema::new();
+    schema.command::<Trial, ()>("x-try", Order::InBand, Age::Current);
+    schema.command::<(), ()>("plant-old", Order::InBand, Age::Deprecated);
+    let found = schema.into_value();
+    let find = |name: &Value| {
+        let mut all = found.as_array().unwrap().iter();
+        all.find(|it| it["name"] == *name).unwrap()
+    };
+    let (tried, old) = (find(&json!("x-try")), find(&json!("plant-old")));
+    assert_eq!(tried["features"], json!(["unstable"]));
+    assert_eq!(old["features"], json!(["deprecated"]));
+    let trial = find(&tried["arg-type"]);
+    assert_eq!(trial.get("features"), None);
+    assert_eq!(trial["members"][0]["features"], json!(["unstable"]));
+    assert_eq!(trial["members"][1].get("features"), None);
+    let stages = find(&trial["members"][1]["type"]);
+    let want = json!([{"name": "known"}, {"name": "x-tried", "features": ["unstable"]}]);
+    assert_eq!(stages["members"], want);
 }

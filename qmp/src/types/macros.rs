@@ -305,3 +305,41 @@ macro_rules! qapi_alternate {
         }
     };
 }
+
+/// Defines the events that there are; see the head of the crate.
+#[macro_export]
+macro_rules! qapi_events {
+    (
+        $(#[$meta:meta])*
+        $vis:vis enum $name:ident {
+            $($(#[$doc:meta])* $event:ident ($data:ty) = $wire:literal),+ $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq)]
+        $vis enum $name {
+            $($(#[$doc])* $event($data),)+
+        }
+
+        impl $name {
+            /// Its name on the wire.
+            $vis fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$event(_) => $wire,)+
+                }
+            }
+
+            /// Its data on the wire.
+            $vis fn data(&self) -> $crate::Value {
+                match self {
+                    $(Self::$event(data) => $crate::types::Qapi::write(data),)+
+                }
+            }
+
+            /// Enters all of them into the schema.
+            $vis fn describe(schema: &mut $crate::schema::Schema) {
+                $(schema.event::<$data>($wire);)+
+            }
+        }
+    };
+}

@@ -9,7 +9,9 @@ use qmp::{QmpError, qapi_struct};
 
 use super::{
     super::{Daemon, command::Command},
+    change::JobType,
     find,
+    types::{JobStatus, named},
 };
 
 const NS_PER_S: u128 = 1_000_000_000;
@@ -32,9 +34,9 @@ qapi_struct! {
         /// Its id.
         id: String,
         /// What kind of job it is.
-        r#type: String,
+        r#type: JobType,
         /// Where it stands.
-        status: String,
+        status: JobStatus,
         /// Work done, in bytes.
         current_progress: u64,
         /// Work done and work to do, in bytes.
@@ -115,15 +117,15 @@ async fn query_progress(
         Some(id) => vec![find(daemon, &id)?],
         None => daemon.registry().list(),
     };
-    Ok(jobs.iter().map(of_job).collect())
+    Ok(jobs.iter().filter_map(of_job).collect())
 }
 
-fn of_job(job: &Job) -> JobProgress {
+fn of_job(job: &Job) -> Option<JobProgress> {
     let info = job.info();
     let mut progress = JobProgress {
         id: job.id().unwrap_or_default().to_owned(),
-        r#type: info.kind.to_owned(),
-        status: info.status.as_str().to_owned(),
+        r#type: named(info.kind)?,
+        status: info.status.into(),
         current_progress: info.progress.current,
         total_progress: info.progress.total,
         copy: None,
@@ -164,7 +166,7 @@ fn of_job(job: &Job) -> JobProgress {
             ..gain(report.converge)
         });
     }
-    progress
+    Some(progress)
 }
 
 /// What backups and mirrors tell alike.

@@ -6,7 +6,11 @@ use blockjob::{BlockJobInfo, block_jobs};
 use job::{JobHistoryEntry, JobInfo, JobOutcome, Trigger};
 use qmp::{QmpError, qapi_enum, qapi_struct};
 
-use super::super::{Daemon, command::Command};
+use super::{
+    super::{Daemon, command::Command},
+    change::JobType,
+    types::{BlockDeviceIoStatus, JobStatus, named},
+};
 
 pub(super) fn commands() -> Vec<Command> {
     vec![
@@ -22,9 +26,9 @@ qapi_struct! {
         /// Its id.
         id: String,
         /// What kind of job it is.
-        r#type: String,
+        r#type: JobType,
         /// Where it stands.
-        status: String,
+        status: JobStatus,
         /// Work done, in bytes.
         current_progress: u64,
         /// Work done and work to do, in bytes.
@@ -38,7 +42,7 @@ qapi_struct! {
     /// A block job.
     pub(crate) struct BlockJobInfoReply {
         /// What kind of job it is.
-        r#type: String,
+        r#type: JobType,
         /// Its id.
         device: String,
         /// Work done and work to do, in bytes.
@@ -51,12 +55,12 @@ qapi_struct! {
         paused: bool,
         /// Speed limit in bytes per second; zero is none.
         speed: u64,
-        /// Why it stands still because of an error: ok, failed or nospace.
-        io_status: String,
+        /// Why it stands still, if that is because of an error.
+        io_status: BlockDeviceIoStatus,
         /// Whether it can be completed.
         ready: bool,
         /// Where it stands.
-        status: String,
+        status: JobStatus,
         /// Whether it makes its result permanent by itself.
         auto_finalize: bool,
         /// Whether it is forgotten by itself.
@@ -88,7 +92,7 @@ qapi_struct! {
         /// The id that it had.
         id: String,
         /// What kind of job it was.
-        r#type: String,
+        r#type: JobType,
         /// How it ended.
         end: JobEnd,
         /// Why it did not complete.
@@ -105,67 +109,69 @@ qapi_struct! {
 }
 
 async fn query_jobs(daemon: &Rc<Daemon>, (): ()) -> Result<Vec<JobInfoReply>, QmpError> {
-    Ok(daemon.registry().query().into_iter().map(job).collect())
+    let jobs = daemon.registry().query();
+    Ok(jobs.into_iter().filter_map(job).collect())
 }
 
 async fn query_block_jobs(daemon: &Rc<Daemon>, (): ()) -> Result<Vec<BlockJobInfoReply>, QmpError> {
     let infos = block_jobs(daemon.registry());
-    Ok(infos.into_iter().map(block_job).collect())
+    Ok(infos.into_iter().filter_map(block_job).collect())
 }
 
 async fn query_job_history(daemon: &Rc<Daemon>, (): ()) -> Result<Vec<JobHistoryReply>, QmpError> {
     let entries = daemon.registry().history();
-    Ok(entries.into_iter().map(ended).collect())
+    Ok(entries.into_iter().filter_map(ended).collect())
 }
 
-fn job(info: JobInfo) -> JobInfoReply {
-    JobInfoReply {
+/// Of the types that clients know; the daemon starts no others.
+fn job(info: JobInfo) -> Option<JobInfoReply> {
+    Some(JobInfoReply {
         id: id_of(&info),
-        r#type: info.kind.to_owned(),
-        status: info.status.as_str().to_owned(),
+        r#type: named(info.kind)?,
+        status: info.status.into(),
         current_progress: info.progress.current,
         total_progress: info.progress.total,
         error: info.error.map(|error| error.to_string()),
-    }
+    })
 }
 
-fn block_job(info: BlockJobInfo) -> BlockJobInfoReply {
+fn block_job(info: BlockJobInfo) -> Option<BlockJobInfoReply> {
     let BlockJobInfo { job, .. } = info;
-    BlockJobInfoReply {
-        r#type: job.kind.to_owned(),
+    Some(BlockJobInfoReply {
+        r#type: named(job.kind)?,
         device: id_of(&job),
         len: job.progress.total,
         offset: job.progress.current,
         busy: job.is_busy,
         paused: job.is_paused,
         speed: info.speed_bytes_per_s,
-        io_status: info.io_status.as_str().to_owned(),
+        io_status: info.io_status.into(),
         ready: job.status.is_ready(),
-        status: job.status.as_str().to_owned(),
+        status: job.status.into(),
         auto_finalize: job.finalize == Trigger::Auto,
         auto_dismiss: job.dismiss == Trigger::Auto,
         error: job.error.map(|error| error.to_string()),
         actively_synced: info.actively_synced,
-    }
+    })
 }
 
-fn ended(entry: JobHistoryEntry) -> JobHistoryReply {
+fn ended(entry: JobHistoryEntry) -> Option<JobHistoryReply> {
     let end = match &entry.outcome {
         JobOutcome::Completed => JobEnd::Completed,
         JobOutcome::Failed(_) => JobEnd::Failed,
         JobOutcome::Cancelled(_) => JobEnd::Cancelled,
     };
-    JobHistoryReply {
+    Some(JobHistoryReply {
         sequence: entry.sequence,
         id: entry.id.as_ref().to_owned(),
-        r#type: entry.kind.to_owned(),
+        r#type: named(entry.kind)?,
         end,
         error: entry.outcome.error().map(ToString::to_string),
         current_progress: entry.progress.current,
         total_progress: entry.progress.total,
         started: entry.started,
         ended_ns: entry.ended_unix_ns,
-    }
+    })
 }
 
 /// Internal jobs, which have none, are not listed.

@@ -1,10 +1,10 @@
 //! Words that the commands for jobs share.
 
 use block::mirror::CopyMode;
-use blockjob::OnError;
+use blockjob::{IoStatus, OnError};
 use drivers::BitmapMode;
 use job::Trigger;
-use qmp::qapi_enum;
+use qmp::{Qapi, Value, qapi_enum};
 
 qapi_enum! {
     /// Which part of the source a job copies at first.
@@ -67,6 +67,76 @@ qapi_enum! {
         Background,
         /// Before it ends.
         WriteBlocking,
+    }
+}
+
+qapi_enum! {
+    /// Where a job stands.
+    pub(crate) enum JobStatus {
+        /// Made, not started.
+        Created,
+        /// It runs.
+        Running,
+        /// Stopped by its user or an error.
+        Paused,
+        /// Converged; it can be completed.
+        Ready,
+        /// Stopped while it is ready.
+        Standby,
+        /// Done, unlike others of its transaction.
+        Waiting,
+        /// Done, until it is finalized.
+        Pending,
+        /// Failed or cancelled, and being undone.
+        Aborting,
+        /// Ended, until it is dismissed.
+        Concluded,
+        /// Forgotten.
+        Null,
+    }
+}
+
+qapi_enum! {
+    /// Why a job stands still.
+    pub(crate) enum BlockDeviceIoStatus {
+        /// Not because of an error.
+        Ok,
+        /// An error stopped it.
+        Failed,
+        /// It ran out of space.
+        Nospace,
+    }
+}
+
+/// The value that has this name, which comes from where the protocol's types are not known.
+pub(in crate::daemon) fn named<T: Qapi>(name: &str) -> Option<T> {
+    T::from_json(&Value::from(name)).ok()
+}
+
+impl From<job::JobStatus> for JobStatus {
+    fn from(status: job::JobStatus) -> Self {
+        match status {
+            job::JobStatus::Created => Self::Created,
+            job::JobStatus::Running => Self::Running,
+            job::JobStatus::Paused => Self::Paused,
+            job::JobStatus::Ready => Self::Ready,
+            job::JobStatus::Standby => Self::Standby,
+            job::JobStatus::Waiting => Self::Waiting,
+            job::JobStatus::Pending => Self::Pending,
+            job::JobStatus::Aborting => Self::Aborting,
+            job::JobStatus::Concluded => Self::Concluded,
+            job::JobStatus::Null => Self::Null,
+        }
+    }
+}
+
+impl From<IoStatus> for BlockDeviceIoStatus {
+    fn from(status: IoStatus) -> Self {
+        match status {
+            IoStatus::Ok => Self::Ok,
+            IoStatus::Failed => Self::Failed,
+            IoStatus::NoSpace => Self::Nospace,
+        }
     }
 }
 
