@@ -4,7 +4,10 @@ use std::{
     collections::VecDeque,
     fs,
     io::{self, BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -112,6 +115,23 @@ impl World {
     /// A chardev `qmp` that listens at `qmp`.
     pub(crate) fn monitor_socket(&self) -> String {
         format!("socket,id=qmp,path={},server=on,wait=off", self.at("qmp"))
+    }
+
+    /// The daemon with a socket called `name` that somebody listens on for it, and these options; not started.
+    pub(crate) fn handed(&self, socket: UnixListener, name: &str, options: &[&str]) -> Command {
+        let mut command = Command::new("/bin/sh");
+        // The shell puts the socket where a service manager would, and becomes the daemon.
+        let script = "exec 3<&0 0</dev/null; export LISTEN_PID=$$; exec \"$0\" daemon \"$@\"";
+        command
+            .args(["-c", script, env!("CARGO_BIN_EXE_longshore")])
+            .args(options)
+            .env("LISTEN_FDS", "1")
+            .env("LISTEN_FDNAMES", name)
+            .current_dir(self.folder.path())
+            .env_remove("LONGSHORE_LOG")
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(OwnedFd::from(socket));
+        command
     }
 
     pub(crate) fn spawn(&self, mut command: Command) -> Daemon {

@@ -2,22 +2,19 @@
 
 use std::{
     fs,
-    os::{
-        fd::AsRawFd,
-        unix::{
-            fs::{FileTypeExt, PermissionsExt},
-            net::{UnixDatagram, UnixListener},
-        },
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::{UnixDatagram, UnixListener},
     },
 };
 
-use nix::{
-    fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::signal::Signal,
-};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::bare::{PATIENCE, Qmp, World, until};
+use crate::{
+    bare::{PATIENCE, Qmp, World, until},
+    nbd_client::Nbd,
+};
 
 #[test]
 fn help_and_version_are_told_on_standard_output() {
@@ -200,20 +197,53 @@ fn a_service_manager_hears_of_beginning_and_end_and_may_listen_for_us() {
         String::from_utf8(bytes[..count].to_vec()).unwrap()
     };
     let socket = UnixListener::bind(world.path("qmp")).unwrap();
-    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-    let mut command = std::process::Command::new("/bin/sh");
-    // The shell puts the socket where a service manager would, and becomes the daemon.
-    let script = format!(
-        "exec 3<&{}; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=qmp exec \"$0\" daemon",
-        socket.as_raw_fd()
-    );
-    command
-        .args(["-c", &script, env!("CARGO_BIN_EXE_longshore")])
-        .env("NOTIFY_SOCKET", world.path("notify"));
+    let mut command = world.handed(socket, "qmp", &[]);
+    command.env("NOTIFY_SOCKET", world.path("notify"));
     let daemon = world.spawn(command);
     assert_eq!(heard(), "READY=1");
     daemon.client().quit();
     assert_eq!(heard(), "STOPPING=1");
     assert_eq!(daemon.wait().code, Some(0));
     assert!(world.path("qmp").exists(), "the socket is not ours");
+}
+
+#[test]
+fn a_service_manager_may_listen_for_the_clients_of_exports() {
+    let world = World::new();
+    let socket = UnixListener::bind(world.path("nbd")).unwrap();
+    let chardev = world.monitor_socket();
+    let command = world.handed(
+        socket,
+        "nbd",
+        &[
+            "--blockdev",
+            "null-co,node-name=n,size=1048576,read-zeroes=on",
+            "--export",
+            "nbd,id=e,node-name=n,name=disk",
+            "--chardev",
+            &chardev,
+            "--monitor",
+            "qmp",
+        ],
+    );
+    let daemon = world.spawn(command);
+    let mut client = daemon.client();
+    let mut guest = Nbd::connect(&world.path("nbd"), "disk", &[]).unwrap();
+    assert_eq!(guest.read(4096, 3), Ok(vec![0; 3]));
+    let address = json!({ "type": "unix", "data": { "path": world.at("other") } });
+    let refused = client.refused("nbd-server-start", json!({ "addr": address }));
+    assert_eq!(refused, "NBD server already running");
+    drop((client, guest));
+    daemon.quit();
+    assert!(world.path("nbd").exists(), "the socket is not ours");
+}
+
+#[test]
+fn a_socket_of_a_service_manager_that_nobody_knows_ends_the_start() {
+    let world = World::new();
+    let socket = UnixListener::bind(world.path("x")).unwrap();
+    let ended = world.spawn(world.handed(socket, "http", &[])).wait();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let want = "socket 3 of LISTEN_FDS: 'http' is neither 'qmp' nor 'nbd'";
+    assert!(ended.stderr.contains(want), "{ended:?}");
 }
