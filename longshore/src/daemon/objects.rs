@@ -201,10 +201,7 @@ async fn object_add(daemon: &Rc<Daemon>, options: ObjectOptions) -> Result<(), Q
     let object = match qom_type {
         ObjectProperties::Iothread(options) => iothread(daemon, &id, &options).await?,
         ObjectProperties::MainLoop(options) => main_loop(daemon, &options)?,
-        ObjectProperties::Secret(options) => {
-            let secret = daemon.context.blocking(move || Secret::read(&options));
-            Object::Secret(secret.await?)
-        }
+        ObjectProperties::Secret(options) => Object::Secret(Secret::load(daemon, options).await?),
         ObjectProperties::ThrottleGroup(options) => {
             Object::ThrottleGroup(throttle::group(&options)?)
         }
@@ -371,6 +368,18 @@ impl Objects {
         let homes = nodes.iter().filter_map(block::Node::context);
         homes.into_iter().any(|home| home.is_same(thread.handle()))
             || daemon.exports.are_served_on(thread.handle())
+    }
+
+    /// Why the secret `key` is not used to decrypt another.
+    fn refuse_key(&self, key: &str) -> QmpError {
+        let text = match self.by_id.borrow().get(key) {
+            None => format!("No secret with id '{key}'"),
+            Some(Object::Secret(_)) => {
+                "encrypted secrets are not supported; give the secret in a file".to_owned()
+            }
+            Some(_) => format!("Object with id '{key}' is not a secret"),
+        };
+        QmpError::generic(text)
     }
 
     fn check_new(&self, id: &str) -> Result<(), QmpError> {

@@ -1,6 +1,6 @@
 //! Objects: what they do for nodes, and that those in use stay.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bare::World;
 
@@ -72,6 +72,67 @@ fn a_secret_is_told_to_nobody() {
     let mut client = daemon.client();
     let told = client.run("qom-get", json!({ "path": "s", "property": "data" }));
     assert!(told.is_null(), "{told}");
+    drop(client);
+    daemon.quit();
+}
+
+#[test]
+fn secrets_come_as_they_are_in_base64_and_from_files() {
+    let world = World::new();
+    std::fs::write(world.path("wrapped"), "aGVs\nbG8=\n").unwrap();
+    let daemon = world.start(&["--object", "secret,id=f,file=wrapped,format=base64"]);
+    let mut client = daemon.client();
+    let secret = |more: &str| {
+        let mut secret = json!({ "qom-type": "secret", "id": "s" });
+        let more: Value = serde_json::from_str(more).unwrap();
+        let members = secret.as_object_mut().unwrap();
+        members.extend(more.as_object().unwrap().clone());
+        secret
+    };
+    client.run(
+        "object-add",
+        secret(r#"{ "data": "YQ==", "format": "base64" }"#),
+    );
+    let property = |name| json!({ "path": "s", "property": name });
+    assert_eq!(client.run("qom-get", property("format")), "base64");
+    assert_eq!(client.run("qom-get", property("file")), "");
+    client.run("object-del", json!({ "id": "s" }));
+    client.run("object-add", json!({ "qom-type": "iothread", "id": "io" }));
+    let refused = [
+        ("{}", "Either 'file' or 'data' must be provided"),
+        (
+            r#"{ "data": "x", "file": "y" }"#,
+            "'file' and 'data' are mutually exclusive",
+        ),
+        (
+            r#"{ "data": "a b", "format": "base64" }"#,
+            "Base64 data contains invalid characters",
+        ),
+        (
+            r#"{ "file": "none" }"#,
+            "Unable to read none: Failed to open file “none”: No such file or directory",
+        ),
+        (
+            r#"{ "file": "." }"#,
+            "Unable to read .: Error reading file “.”: Is a directory",
+        ),
+        (
+            r#"{ "data": "x", "keyid": "nobody" }"#,
+            "No secret with id 'nobody'",
+        ),
+        (
+            r#"{ "data": "x", "keyid": "io" }"#,
+            "Object with id 'io' is not a secret",
+        ),
+        (
+            r#"{ "data": "x", "keyid": "f" }"#,
+            "encrypted secrets are not supported; give the secret in a file",
+        ),
+    ];
+    for (more, want) in refused {
+        assert_eq!(client.refused("object-add", secret(more)), want);
+    }
+    client.run("object-add", secret(r#"{ "data": "x", "iv": "unused" }"#));
     drop(client);
     daemon.quit();
 }
