@@ -22,6 +22,9 @@ enum Place {
 /// What a command does when it is run.
 type Run = dyn Fn(Rc<Daemon>, Style, Value) -> Running;
 
+/// What a command's arguments are once they are read, written as JSON.
+type Typed = fn(Style, &Value) -> Result<Value, QmpError>;
+
 /// A command that runs.
 type Running = Pin<Box<dyn Future<Output = Result<Value, QmpError>>>>;
 
@@ -32,6 +35,7 @@ pub(super) struct Command {
     is_oob: bool,
     age: Age,
     run: Box<Run>,
+    typed: Typed,
     describe: fn(&mut Schema, &Self),
 }
 
@@ -57,6 +61,7 @@ impl Command {
             is_oob: false,
             age: Age::Current,
             run: Box::new(run),
+            typed: |style, value| A::read(Input::new(value, style)).map(|it| it.write()),
             describe: |schema, command| {
                 let order = if command.is_oob {
                     Order::OutOfBand
@@ -100,6 +105,11 @@ impl Command {
     /// Reads the arguments and runs the command.
     pub(super) fn run(&self, daemon: &Rc<Daemon>, style: Style, arguments: Value) -> Running {
         (self.run)(daemon.clone(), style, arguments)
+    }
+
+    /// The arguments with each value in its own type, as JSON has it.
+    pub(super) fn typed(&self, style: Style, arguments: &Value) -> Result<Value, QmpError> {
+        (self.typed)(style, arguments)
     }
 
     /// Adds the command and its types to what clients can ask for.

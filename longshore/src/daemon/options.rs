@@ -78,11 +78,16 @@ pub(super) static KINDS: [Kind; 6] = [
 ];
 
 const WITH_VALUE: [&str; 3] = ["pidfile", "trace", "config"];
-const WITHOUT_VALUE: [&str; 4] = ["daemonize", "daemonized", "help", "version"];
+const WITHOUT_VALUE: [&str; 5] = ["daemonize", "daemonized", "help", "print-config", "version"];
 
 impl LineOption {
     pub(super) fn new(kind: &'static Kind, text: String, value: Options) -> Self {
         Self { kind, text, value }
+    }
+
+    /// What it is called.
+    pub(super) fn kind(&self) -> &'static Kind {
+        self.kind
     }
 
     /// The command that it stands for.
@@ -110,6 +115,7 @@ impl CommandLine {
     /// [`LineError`]: an option is unknown, lacks its value, or its value cannot be read.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Wanted, LineError> {
         let mut line = Self::default();
+        let mut is_for_print = false;
         let mut arguments = arguments.into_iter().map(text_of);
         while let Some(argument) = arguments.next() {
             let argument = argument?;
@@ -127,11 +133,15 @@ impl CommandLine {
             match name {
                 "help" => return Ok(Wanted::Text(HELP.to_owned())),
                 "version" => return Ok(Wanted::Text(version())),
+                "print-config" => is_for_print = true,
                 _ if value == "help" && name == "object" => {
                     return Ok(Wanted::Text(super::objects::help()));
                 }
                 _ => line.take(name, value, text)?,
             }
+        }
+        if is_for_print {
+            return config::print(&line).map(Wanted::Text);
         }
         Ok(Wanted::Daemon(line))
     }
@@ -157,6 +167,11 @@ impl CommandLine {
     /// Adds what a configuration file says.
     pub(super) fn add(&mut self, option: LineOption) {
         self.options.push(option);
+    }
+
+    /// Adds a part of the program that is to log more.
+    pub(super) fn trace(&mut self, pattern: String) {
+        self.traces.push(pattern);
     }
 
     /// Sets the pid file unless the command line names one.
@@ -294,7 +309,9 @@ key=value pairs, with dots for what is nested, or JSON.
 
   --config <file>        more options, from a TOML file: the same keys, in
                          tables [[blockdev]], [[chardev]], [[export]],
-                         [[monitor]], [nbd-server], [[object]]; and pidfile
+                         [[monitor]], [nbd-server], [[object]]; and pidfile,
+                         daemonize, trace
+  --print-config         all of these options as such a file, and nothing else
   --pidfile <path>       the process's number, once all is ready
   --daemonize            run in the background; returns when all is ready
 ";

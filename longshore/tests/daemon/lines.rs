@@ -109,6 +109,29 @@ fn a_configuration_file_says_what_options_say() {
 }
 
 #[test]
+fn a_command_line_prints_itself_as_a_configuration_file() {
+    let world = World::new();
+    let options = [
+        "--chardev",
+        &world.monitor_socket(),
+        "--monitor",
+        "qmp",
+        "--blockdev",
+        "null-co,node-name=n,size=1048576,read-zeroes=on",
+        "--print-config",
+    ];
+    let printed = world.run(&options);
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    fs::write(world.path("daemon.toml"), &printed.stdout).unwrap();
+    let daemon = world.spawn(world.command(&["--config", "daemon.toml"]));
+    let mut client = daemon.client();
+    let nodes = client.run("query-named-block-nodes", json!({}));
+    assert_eq!(nodes[0]["image"]["virtual-size"], 1 << 20);
+    drop(client);
+    daemon.quit();
+}
+
+#[test]
 fn files_of_a_daemon_are_its_owners_and_gone_at_its_end() {
     let world = World::new();
     let daemon = world.start(&["--pidfile", &world.at("pid")]);
