@@ -28,11 +28,16 @@ pub(crate) mod offload;
 mod options;
 #[cfg(test)]
 mod tests;
+mod threshold;
 
 pub(crate) use self::admitted::{Admitted, User};
 pub use self::counters::NodeStatistics;
 pub use self::options::{DetectZeroes, Discard, NodeOptions};
-use self::{counters::Counters, options::OptionsCell};
+use self::{
+    counters::{Counters, Tally},
+    options::OptionsCell,
+    threshold::Threshold,
+};
 
 /// One vertex of the graph: a node driver, its entrance and its counters. Cheap to clone; any thread.
 ///
@@ -52,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) bitmaps: Table,
     counters: Counters,
     latencies: Latencies,
+    threshold: Threshold,
     context: ArcSwapOption<Handle>,
 }
 
@@ -88,6 +94,7 @@ impl Node {
                 bitmaps: Table::default(),
                 counters: Counters::default(),
                 latencies: Latencies::default(),
+                threshold: Threshold::default(),
                 context: ArcSwapOption::empty(),
             }),
         }
@@ -150,6 +157,25 @@ impl Node {
     #[must_use]
     pub fn statistics(&self) -> NodeStatistics {
         self.inner.counters.statistics()
+    }
+
+    /// The first write beyond `offset_bytes` from now on is told of when it begins, with the number of bytes by which
+    /// it goes beyond; then there is no threshold any more. Of several, the last one set holds.
+    ///
+    /// `tell` is called on the thread of the write, which waits for it: it must not block.
+    pub fn set_write_threshold(&self, offset_bytes: u64, tell: impl FnOnce(u64) + Send + 'static) {
+        self.inner.threshold.set(offset_bytes, Box::new(tell));
+    }
+
+    /// From now on no write is told of.
+    pub fn clear_write_threshold(&self) {
+        self.inner.threshold.clear();
+    }
+
+    /// The offset beyond which a write is to be told of.
+    #[must_use]
+    pub fn write_threshold(&self) -> Option<u64> {
+        self.inner.threshold.offset_bytes()
     }
 
     /// Begins to measure how long requests take, unless that has begun. From then on each reads the clock twice.
@@ -224,20 +250,12 @@ impl Node {
     /// Counts a finished request and names node and range in its error.
     fn finished<T>(
         &self,
-        done: &AtomicU64,
+        tally: &Tally,
         range: ByteRange,
         result: Result<T, BlockError>,
     ) -> Result<T, BlockError> {
-        match result {
-            Ok(value) => {
-                done.fetch_add(1, Relaxed);
-                Ok(value)
-            }
-            Err(error) => {
-                self.inner.counters.errors.fetch_add(1, Relaxed);
-                Err(error.on_node(self.name()).at(range))
-            }
-        }
+        tally.count(&result);
+        result.map_err(|error| error.on_node(self.name()).at(range))
     }
 
     fn count_bytes(&self, bytes: &AtomicU64, range: ByteRange, result: &Result<Way, BlockError>) {

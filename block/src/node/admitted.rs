@@ -52,9 +52,12 @@ impl Admitted {
         self.guard.holder()
     }
 
-    /// Notes what the request may change from now on.
-    pub(super) fn will_change(&mut self, range: ByteRange) {
+    /// Notes what the request may write from now on.
+    pub(super) fn will_write(&mut self, range: ByteRange) {
         self.changing = Some(range);
+        let inner = &self.node().inner;
+        inner.counters.write_to(range.end());
+        inner.threshold.write_to(range.end());
     }
 
     pub(crate) async fn read(self, cx: &AioContext, offset_bytes: u64, buf: IoBuf) -> Transferred {
@@ -90,7 +93,7 @@ impl Admitted {
             Ok(range) => range,
             Err(error) => return (buf, Err(error)),
         };
-        self.changing = Some(range);
+        self.will_write(range);
         if self.may_be_given_up() && align::fits(&limits, range) {
             return self.write_checked(cx, range, buf, flags).await;
         }
@@ -184,7 +187,7 @@ impl Admitted {
         if range.is_empty() {
             return Ok(());
         }
-        self.changing = Some(range);
+        self.will_write(range);
         if self.may_be_given_up() && align::is_aligned(&limits, range) {
             return self.zero_checked(cx, range, flags).await;
         }
@@ -280,17 +283,9 @@ impl Admitted {
     pub(crate) async fn flush(self, cx: &AioContext) -> Result<(), BlockError> {
         let node = self.node();
         let _timed = node.inner.latencies.time(cx, Timed::Flush);
-        let counters = &node.inner.counters;
-        match node.driver().flush(cx).await {
-            Ok(()) => {
-                counters.flushes.fetch_add(1, Relaxed);
-                Ok(())
-            }
-            Err(error) => {
-                counters.errors.fetch_add(1, Relaxed);
-                Err(error.on_node(node.name()))
-            }
-        }
+        let flushed = node.driver().flush(cx).await;
+        node.inner.counters.flushes.count(&flushed);
+        flushed.map_err(|error| error.on_node(node.name()))
     }
 
     pub(crate) async fn extent(

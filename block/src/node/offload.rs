@@ -89,7 +89,7 @@ impl Request<'_> {
             Located::Nowhere => return Err(Refusal::Nowhere),
         }
         let counters = &node.inner.counters;
-        counters.reads.fetch_add(1, Relaxed);
+        counters.reads.succeeded();
         counters.read_bytes.fetch_add(range.len(), Relaxed);
         counters.moved(Way::Offloaded, range);
         Ok(())
@@ -115,7 +115,7 @@ impl Request<'_> {
         if checked.is_err() || !align::is_aligned(&limits, range) || is_looked_at {
             return Err(Refusal::Nowhere);
         }
-        admitted.will_change(range);
+        admitted.will_write(range);
         match node.driver().locate(range, Access::Write) {
             Located::File(place) => self.move_bytes(from, place, range.len()).await?,
             Located::Child {
@@ -128,7 +128,7 @@ impl Request<'_> {
             Located::Nowhere => return Err(Refusal::Nowhere),
         }
         let counters = &node.inner.counters;
-        counters.writes.fetch_add(1, Relaxed);
+        counters.writes.succeeded();
         counters.written_bytes.fetch_add(range.len(), Relaxed);
         counters.moved(Way::Offloaded, range);
         Ok(())

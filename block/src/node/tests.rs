@@ -3,7 +3,7 @@
 use std::{
     pin::pin,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     task::{Context, Waker},
 };
 
@@ -81,7 +81,7 @@ fn aligned_requests_reach_the_node_driver_as_they_are() {
     let statistics = w.node.statistics();
     assert_eq!((statistics.reads, statistics.read_bytes), (2, 1124));
     assert_eq!((statistics.writes, statistics.written_bytes), (1, 1024));
-    assert_eq!((statistics.bounced, statistics.errors), (0, 0));
+    assert_eq!((statistics.bounced, statistics.errors()), (0, 0));
     assert_eq!(
         (statistics.buffered_bytes, statistics.direct_bytes),
         (2148, 0)
@@ -222,7 +222,8 @@ fn zeroes_are_written_where_there_is_no_other_way_and_that_is_allowed() {
             .unwrap();
     });
     assert_eq!(w.disk.bytes(), vec![0; 4196]);
-    assert_eq!(w.node.statistics().errors, 2);
+    assert_eq!(w.node.statistics().failed_writes, 2);
+    assert_eq!(w.node.statistics().errors(), 2);
 }
 
 #[test]
@@ -407,4 +408,35 @@ fn latencies_are_measured_from_when_somebody_asks_for_them() {
     });
     let latency = w.node.latency().unwrap();
     assert_eq!((latency.writes.count(), latency.flushes.count()), (1, 1));
+}
+
+#[test]
+fn the_first_write_beyond_a_threshold_is_told_of() {
+    let w = world();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let set = |offset_bytes| {
+        let told = told.clone();
+        let tell = move |beyond| told.lock().unwrap().push((offset_bytes, beyond));
+        w.node.set_write_threshold(offset_bytes, tell);
+    };
+    w.cx.block_on(async {
+        set(2048);
+        assert_eq!(w.node.write_threshold(), Some(2048));
+        write_own(&w.child, &w.cx, (1536, 512), 1).await;
+        assert!(told.lock().unwrap().is_empty(), "up to it is not beyond it");
+        write_own(&w.child, &w.cx, (2048, 512), 1).await;
+        write_own(&w.child, &w.cx, (2560, 512), 1).await;
+        assert_eq!(*told.lock().unwrap(), [(2048, 512)], "only the first");
+        assert_eq!(w.node.write_threshold(), None);
+        set(512);
+        set(1024);
+        let zeroed = w.child.write_zeroes(&w.cx, range(0, 2048), FLAGS).await;
+        zeroed.unwrap();
+        assert_eq!(told.lock().unwrap()[1..], [(1024, 1024)]);
+        set(0);
+        w.node.clear_write_threshold();
+        write_own(&w.child, &w.cx, (0, 512), 1).await;
+        assert_eq!(told.lock().unwrap().len(), 2);
+    });
+    assert_eq!(w.node.statistics().written_end_bytes, 3072);
 }

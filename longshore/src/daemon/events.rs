@@ -32,6 +32,8 @@ qapi_events! {
         BlockJobCancelled(BlockJobMoment) = "BLOCK_JOB_CANCELLED",
         /// A block job has met an error.
         BlockJobError(BlockJobError) = "BLOCK_JOB_ERROR",
+        /// A write goes beyond the threshold of its node.
+        BlockWriteThreshold(BlockWriteThreshold) = "BLOCK_WRITE_THRESHOLD",
         /// An export is gone.
         BlockExportDeleted(BlockExportDeleted) = "BLOCK_EXPORT_DELETED",
     }
@@ -122,6 +124,18 @@ qapi_struct! {
         operation: IoOperationType,
         /// What is done about it.
         action: BlockErrorAction,
+    }
+}
+
+qapi_struct! {
+    /// A write that goes beyond the threshold of its node.
+    pub(crate) struct BlockWriteThreshold {
+        /// The node.
+        node_name: String,
+        /// By how many bytes.
+        amount_exceeded: u64,
+        /// The threshold that there was.
+        write_threshold: u64,
     }
 }
 

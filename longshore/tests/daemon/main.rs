@@ -9,6 +9,7 @@
 mod abuse;
 mod bare;
 mod connections;
+mod counts;
 mod ctl;
 mod exhibits;
 mod exports;

@@ -223,6 +223,8 @@ fn what_happens_and_what_is_answered_is_as_the_schema_has_it() {
     let mut events = Vec::new();
     add_nodes(&mut client);
 
+    let threshold = json!({ "node-name": "t", "write-threshold": 4096 });
+    client.run("block-set-write-threshold", threshold);
     client.run(
         "blockdev-backup",
         job("t", json!({ "auto-finalize": false })),

@@ -1,4 +1,4 @@
-//! Changing nodes that are there: `blockdev-reopen`, `block_resize`, `x-blockdev-set-iothread`.
+//! Changing nodes that are there: `blockdev-reopen`, `block_resize`, `block-set-write-threshold` and others.
 
 use std::rc::Rc;
 
@@ -13,7 +13,12 @@ use super::{
     open::{COMMON_OPTIONS, Common},
     options::BlockdevOptions,
 };
-use crate::daemon::{Daemon, command::Command, error::IntoQmp};
+use crate::daemon::{
+    Daemon,
+    command::Command,
+    error::IntoQmp,
+    events::{BlockWriteThreshold, Event},
+};
 
 qapi_struct! {
     /// Arguments of `blockdev-reopen`.
@@ -67,11 +72,22 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// Arguments of `block-set-write-threshold`.
+    pub(crate) struct BlockSetWriteThreshold {
+        /// The node.
+        node_name: String,
+        /// Beyond which offset a write is to be told of; zero is never.
+        write_threshold: u64,
+    }
+}
+
 /// The commands of this file.
 pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new("blockdev-reopen", blockdev_reopen),
         Command::new("block_resize", block_resize),
+        Command::new("block-set-write-threshold", set_write_threshold),
         Command::new("blockdev-set-active", set_active),
         Command::new("x-blockdev-set-iothread", set_iothread),
     ]
@@ -90,6 +106,33 @@ async fn block_resize(daemon: &Rc<Daemon>, args: BlockResize) -> Result<(), QmpE
     let graph = daemon.engine.graph();
     let resized = graph.resize(&found, &daemon.context, len_bytes).await;
     resized.map_err(IntoQmp::into_qmp)
+}
+
+/// The first write beyond an offset is told of; the offset is forgotten then.
+async fn set_write_threshold(
+    daemon: &Rc<Daemon>,
+    args: BlockSetWriteThreshold,
+) -> Result<(), QmpError> {
+    let write_threshold = args.write_threshold;
+    // This command looks for nodes only, and calls what it does not find a device all the same.
+    let found = node(daemon, &args.node_name);
+    let found = found.map_err(|_| {
+        let text = format!("Device '{}' not found", args.node_name);
+        QmpError::generic(text)
+    })?;
+    if write_threshold == 0 {
+        found.clear_write_threshold();
+        return Ok(());
+    }
+    let (events, node_name) = (daemon.events.clone(), args.node_name);
+    found.set_write_threshold(write_threshold, move |amount_exceeded| {
+        events.emit(Event::BlockWriteThreshold(BlockWriteThreshold {
+            node_name,
+            amount_exceeded,
+            write_threshold,
+        }));
+    });
+    Ok(())
 }
 
 /// All nodes are active, always.

@@ -104,7 +104,7 @@ qapi_struct! {
         image: ImageInfo,
         /// How it uses caches.
         cache: BlockdevCacheInfo,
-        /// At which offset a write is told of; never.
+        /// Beyond which offset a write is told of; zero is never.
         write_threshold = "write_threshold": i64,
         /// Its dirty bitmaps, the newest first.
         dirty_bitmaps: Option<Vec<BlockDirtyInfo>>,
@@ -177,7 +177,7 @@ qapi_struct! {
         flush_total_time_ns = "flush_total_time_ns": i64,
         /// The same of discards.
         unmap_total_time_ns = "unmap_total_time_ns": i64,
-        /// Behind the last byte written, which is not known.
+        /// Behind the last byte that a write was for.
         wr_highest_offset = "wr_highest_offset": i64,
         /// Reads that were merged.
         rd_merged = "rd_merged": i64,
@@ -334,7 +334,7 @@ fn info(daemon: &Daemon, node: &Node, room: Option<i64>) -> BlockDeviceInfo {
             direct: common.is_some_and(|common| common.direct),
             no_flush: common.is_some_and(|common| common.no_flush),
         },
-        write_threshold: 0,
+        write_threshold: signed(node.write_threshold().unwrap_or(0)),
         dirty_bitmaps: (!bitmaps.is_empty()).then_some(bitmaps),
         active: true,
     }
@@ -363,6 +363,11 @@ fn stats(node: &Node) -> BlockStats {
             wr_operations: signed(counted.writes),
             flush_operations: signed(counted.flushes),
             unmap_operations: signed(counted.discards),
+            wr_highest_offset: signed(counted.written_end_bytes),
+            failed_rd_operations: signed(counted.failed_reads),
+            failed_wr_operations: signed(counted.failed_writes),
+            failed_flush_operations: signed(counted.failed_flushes),
+            failed_unmap_operations: signed(counted.failed_discards),
             account_invalid: false,
             account_failed: false,
             ..BlockDeviceStats::default()
