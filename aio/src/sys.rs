@@ -32,6 +32,7 @@ pub(crate) use epoll::epoll_wait;
 pub(crate) use file::offset;
 pub use file::{
     byte_locked_by_other, free_bytes, is_fuse, is_tmpfs, lock_byte_shared, seek_data, seek_hole,
+    unlock_byte,
 };
 pub(crate) use fork::ForkMark;
 pub(crate) use ring::{ENTER_REGISTERED, enter_ring, register_ring, unregister_ring};

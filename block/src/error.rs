@@ -41,6 +41,7 @@ pub enum ErrorKind {
 pub struct BlockError {
     kind: ErrorKind,
     what: String,
+    hint: Option<Box<str>>,
     node: Option<String>,
     range: Option<ByteRange>,
     source: Option<io::Error>,
@@ -52,6 +53,7 @@ impl BlockError {
         Self {
             kind,
             what: what.into(),
+            hint: None,
             node: None,
             range: None,
             source: None,
@@ -86,6 +88,19 @@ impl BlockError {
     pub fn at(mut self, range: ByteRange) -> Self {
         self.range.get_or_insert(range);
         self
+    }
+
+    /// The same error, with a sentence on what may be behind it.
+    #[must_use]
+    pub fn hinting(mut self, hint: impl Into<Box<str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What may be behind it, for people at a terminal; no part of the text.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// What to branch on.

@@ -16,6 +16,7 @@ mod change;
 pub mod child;
 pub mod freeze;
 mod home;
+mod needs;
 pub mod parent;
 pub mod permission;
 mod reopen;
@@ -44,7 +45,8 @@ pub struct Graph {
     shared: Arc<Shared>,
 }
 
-/// The structure behind its lock. Requests never take it; wakers and parents are called without it.
+/// The structure behind its lock. Requests never take it; wakers and parents are called without it, and node drivers
+/// when their permissions change under it.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -120,6 +122,7 @@ impl Graph {
     ///
     /// - [`ErrorKind::PermissionConflict`]: another user does not allow what this one does, or the other way round.
     /// - [`ErrorKind::ReadOnly`]: the user wants to write to a node that cannot be written.
+    /// - [`ErrorKind::Locked`]: another program does not allow it.
     /// - [`ErrorKind::NotFound`]: the node is not, or no longer, in this graph.
     pub fn attach(&self, node: &Node, attachment: Attachment) -> Result<Child, BlockError> {
         self.shared.attach(None, node, attachment)

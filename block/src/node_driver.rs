@@ -12,7 +12,7 @@ use aio::{AioContext, Fd, IoBuf};
 use crate::{
     allocation::{ByteRange, Extent},
     error::{BlockError, ErrorKind},
-    graph::child::Child,
+    graph::{child::Child, permission::Permissions},
     nodes::FileIdentity,
 };
 
@@ -132,7 +132,7 @@ impl fmt::Debug for FilePlace<'_> {
 /// Requests run on the context of whoever makes them, any number of contexts at once; a driver
 /// protects its own state. Dropping the future abandons the result, never the request: buffers and
 /// descriptors stay with the context's in-flight table. No method has a default body, because a
-/// silent default is how data gets lost; but for the two that tell of drains, which few care for.
+/// silent default is how data gets lost; but for those that tell of drains and permissions, which few care for.
 pub trait NodeDriver: Any + fmt::Debug + Send + Sync {
     /// Name of the kind of node, as in `driver=file`.
     fn driver_name(&self) -> &'static str;
@@ -216,6 +216,24 @@ pub trait NodeDriver: Any + fmt::Debug + Send + Sync {
 
     /// One drained section that the node was in is over. Any thread; it must not block.
     fn drain_end(&self) {}
+
+    /// The users of the node are about to do and to allow `next` together, if every node that hears so agrees. Now is
+    /// the time to get what that takes, from other programs say; what it no longer takes is still needed.
+    /// [`settle_permissions`](Self::settle_permissions) follows, whatever is answered.
+    ///
+    /// Any thread, under the lock of the graph: it must be quick, and must not call the graph. Users that only go, or
+    /// ask for less, are not asked about.
+    ///
+    /// # Errors
+    ///
+    /// Why not. The change of the graph is refused with it, and nothing of it happens.
+    fn prepare_permissions(&self, _next: Permissions) -> Result<(), BlockError> {
+        Ok(())
+    }
+
+    /// The users of the node do and allow `now` together: what was prepared, or again what was before. What that does
+    /// not take can be given back. Called as [`prepare_permissions`](Self::prepare_permissions) is.
+    fn settle_permissions(&self, _now: Permissions) {}
 }
 
 /// What a node answers to [`NodeDriver::truncate`] whose length is fixed: `Unsupported`, because of `why`.

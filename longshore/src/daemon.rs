@@ -178,7 +178,10 @@ impl Daemon {
             let done = self.carry_out(option.command(), option.arguments()).await;
             done.map_err(|error| DaemonError::Option {
                 option: option.to_string(),
-                text: error.desc,
+                text: match error.hint {
+                    Some(hint) => format!("{}\n{hint}", error.desc),
+                    None => error.desc,
+                },
             })?;
         }
         let process = Process::ready(line)?;

@@ -41,6 +41,8 @@ pub struct QmpError {
     pub class: ErrorClass,
     /// For people.
     pub desc: String,
+    /// What may be behind it, for people at a terminal; not sent.
+    pub hint: Option<String>,
 }
 
 impl QmpError {
@@ -104,6 +106,10 @@ impl QmpError {
 
     fn new(class: ErrorClass, desc: impl Into<String>) -> Self {
         let desc = desc.into();
-        Self { class, desc }
+        Self {
+            class,
+            desc,
+            hint: None,
+        }
     }
 }

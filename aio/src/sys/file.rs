@@ -75,10 +75,20 @@ pub fn is_fuse(file: BorrowedFd<'_>) -> io::Result<bool> {
 ///
 /// The system's; `EAGAIN` or `EACCES` when somebody else has an exclusive lock there.
 pub fn lock_byte_shared(file: BorrowedFd<'_>, offset_bytes: u64) -> io::Result<()> {
-    nix::fcntl::fcntl(
-        file,
-        nix::fcntl::FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_RDLCK, offset_bytes)?),
-    )?;
+    set_lock(file, &byte_lock(libc::F_RDLCK, offset_bytes)?)
+}
+
+/// Gives back the lock that the open file description has on the byte, if it has one.
+///
+/// # Errors
+///
+/// The system's.
+pub fn unlock_byte(file: BorrowedFd<'_>, offset_bytes: u64) -> io::Result<()> {
+    set_lock(file, &byte_lock(libc::F_UNLCK, offset_bytes)?)
+}
+
+fn set_lock(file: BorrowedFd<'_>, lock: &libc::flock) -> io::Result<()> {
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(lock))?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use super::{
     Graph, Shared,
     blocker::Operation,
     child::{Child, ChildKey, Edge, Placement},
+    needs::Needs,
     permission::Effective,
     state::State,
 };
@@ -33,6 +34,7 @@ impl Graph {
     /// - [`ErrorKind::Invalid`]: `below` is not the filtered child of `filter`, or they differ in length.
     /// - [`ErrorKind::PermissionConflict`], [`ErrorKind::ReadOnly`]: the users cannot be above the filter, or the
     ///   filter not beside those that stay.
+    /// - [`ErrorKind::Locked`]: another program does not allow what is below the filter.
     /// - [`ErrorKind::NotFound`]: a node is not in this graph.
     pub async fn insert_filter(&self, below: &Node, filter: &Node) -> Result<(), BlockError> {
         let plan = |state: &State| state.plan_insertion(below, filter);
@@ -72,6 +74,7 @@ impl Graph {
     ///
     /// - [`ErrorKind::Invalid`]: `from` is `to`, or they differ in length.
     /// - [`ErrorKind::PermissionConflict`], [`ErrorKind::ReadOnly`]: the users cannot be beside those of `to`.
+    /// - [`ErrorKind::Locked`]: another program does not allow them there.
     /// - [`ErrorKind::NotFound`]: a node or an edge is not in this graph.
     pub async fn replace_node(
         &self,
@@ -83,7 +86,7 @@ impl Graph {
         move_users(&self.shared, &[from.clone(), to.clone()], plan).await
     }
 
-    /// Checks that [`Graph::replace_node`] would do it now. Drains nothing.
+    /// Checks that [`Graph::replace_node`] would do it now, as far as the users here go. Drains nothing.
     ///
     /// # Errors
     ///
@@ -123,7 +126,7 @@ async fn move_users(
     let left = {
         let mut state = graph.lock();
         let change = plan(&state)?;
-        state.commit(&change)
+        state.commit(&change)?
     };
     drop(left);
     // Requests that wait here may be wanted elsewhere now, even if another section keeps these nodes closed.
@@ -142,6 +145,7 @@ struct Move {
     leaving: Vec<ChildKey>,
     pinned: Vec<NodeId>,
     effective: Effective,
+    needs: Needs,
 }
 
 impl State {
@@ -255,8 +259,10 @@ impl State {
                 edge.node = to.id();
             }
         }
+        let effective = self.resolve(&table)?;
         Ok(Move {
-            effective: self.resolve(&table)?,
+            needs: Needs::of(&table, &effective),
+            effective,
             edges: moving,
             to: to.clone(),
             leaving: leaving.to_vec(),
@@ -264,17 +270,21 @@ impl State {
         })
     }
 
-    /// Carries a move out. The nodes that edges leave are drained, and nothing has changed since the plan.
+    /// Carries a move out, unless a node driver cannot. The nodes that edges leave are drained, and nothing has changed
+    /// since the plan.
     ///
     /// The caller drops the edges that it gets after it has unlocked.
-    fn commit(&mut self, change: &Move) -> Vec<Arc<Edge>> {
+    fn commit(&mut self, change: &Move) -> Result<Vec<Arc<Edge>>, BlockError> {
+        let before = self.prepare(&change.needs)?;
         // Permissions come first: an edge is followed the moment it moves, and the filter must be
         // allowed to do by then what its new users do. What is taken away here only drained nodes needed.
         self.apply(&change.effective);
         self.set_pinned(&change.pinned);
         self.point_at(&change.edges, &change.to);
-        let left = change.leaving.iter().filter_map(|key| self.take_out(*key));
-        left.collect()
+        let leaving = change.leaving.iter();
+        let left = leaving.filter_map(|key| self.take_out(*key)).collect();
+        self.settle(&before);
+        Ok(left)
     }
 }
 

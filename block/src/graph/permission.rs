@@ -170,7 +170,7 @@ impl Permissions {
     }
 
     /// The needs of two users as one: what either does, what both allow.
-    fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             uses: self.uses.union(other.uses),
             shares: self.shares.intersection(other.shares),

@@ -9,6 +9,7 @@ use std::{
 use super::{
     blocker::{BlockerKey, Blockers, Operation},
     child::{Attachment, Child, ChildKey, ChildRole, Edge},
+    needs::Needs,
     parent::{Notice, NoticeKind, Parent},
     permission::{EdgeFacts, Effective, Permissions, Table},
 };
@@ -130,6 +131,7 @@ impl State {
         let mut table = self.table();
         table.edges.push(facts(&edge));
         let effective = self.resolve(&table)?;
+        let before = self.prepare(&Needs::of(&table, &effective))?;
 
         let entry = EdgeEntry {
             edge: Arc::clone(&edge),
@@ -138,16 +140,19 @@ impl State {
         };
         self.edges.insert(key, entry);
         self.apply(&effective);
+        self.settle(&before);
         self.update_notices(&[key]);
         Ok(edge)
     }
 
     /// Takes an edge out; the caller drops it after it has unlocked.
     pub(super) fn detach(&mut self, key: ChildKey) -> Option<Arc<Edge>> {
+        let before = self.needs();
         let edge = self.take_out(key)?;
         // Fewer users ask for less, so there is nothing to check.
         let effective = self.table().effective();
         self.apply(&effective);
+        self.settle(&before);
         Some(edge)
     }
 

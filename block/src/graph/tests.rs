@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod model;
+mod needs;
 mod reopen;
 mod replace;
 mod resize;

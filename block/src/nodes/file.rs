@@ -3,6 +3,7 @@
 mod holes;
 mod locking;
 mod open;
+mod options;
 mod place;
 mod resize;
 mod zeroes;
@@ -12,21 +13,22 @@ use std::{
     fs::File,
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
-    path::PathBuf,
     sync::{OnceLock, atomic::AtomicU64},
 };
 
 use aio::{AioContext, Fd, IoBuf};
 
+pub use self::options::{FileIdentity, FileOptions, LockTerm, OnOffAuto, Sharing};
 use self::{
     holes::{HoleCache, find_run},
-    locking::ReadOnly,
+    locking::ImageLocks,
     open::InMemory,
     zeroes::Refused,
 };
 use crate::{
     allocation::{AllocationStatus, ByteRange, Extent},
     error::BlockError,
+    graph::permission::Permissions,
     node::Node,
     node_driver::{
         Access, Limits, Located, NodeDriver, RequestFlags, RequestFuture, Transferred, Way,
@@ -38,80 +40,15 @@ const TRANSFER_BYTES_MAX: u32 = 16 << 20;
 /// The page cache holds whole pages: where two descriptors meet, they must not share one.
 const PAGE_BYTES: u64 = 4096;
 
-/// Whether a feature is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnOffAuto {
-    /// Used where it works.
-    #[default]
-    Auto,
-    /// Used, or opening fails.
-    On,
-    /// Not used.
-    Off,
-}
-
-/// What other programs may do with the file while the node has it open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sharing {
-    /// Read it; neither write nor resize it.
-    #[default]
-    Readers,
-    /// Anything. Extents may then be out of date.
-    Everyone,
-}
-
-/// How to open a [`FileNode`].
-#[derive(Clone, Debug)]
-pub struct FileOptions {
-    /// A regular file or a block device; must exist.
-    pub path: PathBuf,
-    /// Open for reading only.
-    pub read_only: bool,
-    /// Bypass the page cache (`O_DIRECT`).
-    pub direct: OnOffAuto,
-    /// Take the image locks that QEMU and its tools understand.
-    pub locking: OnOffAuto,
-    /// What the image locks leave to others.
-    pub sharing: Sharing,
-}
-
-impl FileOptions {
-    /// Reading and writing, past the page cache and with image locks where these work; others may read.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            read_only: false,
-            direct: OnOffAuto::Auto,
-            locking: OnOffAuto::Auto,
-            sharing: Sharing::Readers,
-        }
-    }
-}
-
-/// What the path led to. Two nodes with equal identities have the same storage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FileIdentity {
-    /// A regular file.
-    Regular {
-        /// Number of the file system it is on.
-        device: u64,
-        /// Its number there.
-        inode: u64,
-    },
-    /// A block device.
-    BlockDevice {
-        /// The device's own number, whatever node of the file tree names it.
-        device: u64,
-    },
-}
-
 /// A node over a regular file or a block device.
 ///
 /// With `O_DIRECT`, whole blocks travel between device and buffer. The end of a regular file that is
 /// not a multiple of the alignment is read as a block that comes back short, and written through a
 /// second descriptor with page cache; no request but a resize ever extends the file.
 ///
-/// Dropping the node closes the file, and lets go of the image locks, once no request uses it.
+/// Its image locks follow what the users of the node do and allow, see [`LockTerm`]; a user whom another program does
+/// not allow is refused with [`Locked`](crate::ErrorKind::Locked). Dropping the node closes the file, and lets go of
+/// all locks, once no request uses it.
 #[derive(Debug)]
 pub struct FileNode {
     /// Through the page cache; also for all that moves no data, and for the image locks.
@@ -122,6 +59,8 @@ pub struct FileNode {
     identity: FileIdentity,
     /// With the length that the file had when it was opened.
     limits: Limits,
+    locks: Option<ImageLocks>,
+    lock_term: LockTerm,
     len_bytes: AtomicU64,
     holes: HoleCache,
     refused: Refused,
@@ -137,7 +76,7 @@ struct Direct {
 }
 
 impl FileNode {
-    /// Opens the file and takes its image locks.
+    /// Opens the file, and takes the image locks that are held [for as long as that](LockTerm::WhileOpen).
     ///
     /// Any thread, but it waits for the file system: on a context's thread call it through
     /// [`AioContext::blocking`].
@@ -152,22 +91,11 @@ impl FileNode {
     /// - [`Io`](crate::ErrorKind::Io) and others by errno: the system refused.
     pub fn open(options: &FileOptions) -> Result<Self, BlockError> {
         let opened = open::open(options)?;
-        let read_only = if options.read_only {
-            ReadOnly::Yes
-        } else {
-            ReadOnly::No
-        };
-        locking::lock_image(
-            &opened.plain,
-            &options.path,
-            read_only,
-            options.sharing,
-            options.locking,
-        )?;
-        Ok(Self::from_opened(opened, options))
+        let locks = ImageLocks::open(&opened.plain, options)?;
+        Ok(Self::from_opened(opened, locks, options))
     }
 
-    fn from_opened(opened: open::Opened, options: &FileOptions) -> Self {
+    fn from_opened(opened: open::Opened, locks: Option<ImageLocks>, options: &FileOptions) -> Self {
         let len_bytes = opened.len_bytes;
         let align = opened.direct.as_ref().map_or(1, |file| file.align_bytes);
         let node = Self {
@@ -189,6 +117,8 @@ impl FileNode {
                 cluster_bytes: None,
                 read_only: options.read_only,
             },
+            locks,
+            lock_term: options.lock_term,
             len_bytes: AtomicU64::new(len_bytes),
             holes: HoleCache::default(),
             refused: Refused::default(),
@@ -357,7 +287,8 @@ impl FileNode {
         if self.is_block_device() || self.refused.has_no_holes() {
             return Ok(all_data);
         }
-        if let Some(extent) = self.holes.known(range) {
+        let known = self.holes.known(range);
+        if let Some(extent) = known.filter(|extent| self.stays_true(extent.status)) {
             return Ok(extent);
         }
         let look_up = self.holes.start_look_up();
@@ -367,7 +298,9 @@ impl FileNode {
             .await;
         match found {
             Ok(run) => {
-                self.holes.remember(&look_up, run);
+                if self.stays_true(run.status) {
+                    self.holes.remember(&look_up, run);
+                }
                 let end = run.range.end().min(range.end());
                 Ok(Extent {
                     len_bytes: ByteRange::between(range.start(), end).len(),
@@ -382,6 +315,15 @@ impl FileNode {
             }
             Err(source) => Err(self.failed("cannot look for data and holes", source)),
         }
+    }
+
+    /// Whether what was found out about data and holes can be told again later: nobody else fills a hole meanwhile.
+    fn stays_true(&self, status: AllocationStatus) -> bool {
+        status == AllocationStatus::Data
+            || match self.lock_term {
+                LockTerm::WhileOpen => true,
+                LockTerm::WhileUsed => self.locks.as_ref().is_some_and(ImageLocks::forbid_writes),
+            }
     }
 
     fn failed(&self, what: &str, source: io::Error) -> BlockError {
@@ -494,6 +436,22 @@ impl NodeDriver for FileNode {
     }
 
     fn cancel_in_flight(&self) {}
+
+    fn prepare_permissions(&self, next: Permissions) -> Result<(), BlockError> {
+        let Some(locks) = &self.locks else {
+            return Ok(());
+        };
+        locks.prepare(self.plain.as_fd(), next)
+    }
+
+    fn settle_permissions(&self, now: Permissions) {
+        if let Some(locks) = &self.locks {
+            locks.settle(self.plain.as_fd(), now);
+        }
+        // Until now somebody else may have been allowed to write, or is from now on.
+        let everything = ByteRange::between(0, u64::MAX);
+        self.holes.change(everything).finish();
+    }
 }
 
 #[cfg(test)]

@@ -44,6 +44,15 @@ pub(crate) struct Disk {
     is_held: AtomicBool,
     released: WaitList,
     pub(crate) zeroes_unsupported: AtomicBool,
+    heard: Mutex<Vec<Heard>>,
+    pub(crate) refuses_permissions: AtomicBool,
+}
+
+/// What the disk heard of the permissions of its users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Prepare(Permissions),
+    Settle(Permissions),
 }
 
 impl Disk {
@@ -65,6 +74,8 @@ impl Disk {
             is_held: AtomicBool::new(false),
             released: WaitList::default(),
             zeroes_unsupported: AtomicBool::new(false),
+            heard: Mutex::default(),
+            refuses_permissions: AtomicBool::new(false),
         })
     }
 
@@ -88,6 +99,11 @@ impl Disk {
 
     pub(crate) fn log(&self) -> Vec<Op> {
         self.log.lock().unwrap().clone()
+    }
+
+    /// What it heard of permissions since it was asked last.
+    pub(crate) fn heard(&self) -> Vec<Heard> {
+        std::mem::take(&mut *self.heard.lock().unwrap())
     }
 
     pub(crate) fn writes(&self) -> usize {
@@ -251,6 +267,18 @@ impl NodeDriver for DiskNode {
     }
 
     fn cancel_in_flight(&self) {}
+
+    fn prepare_permissions(&self, next: Permissions) -> Result<(), BlockError> {
+        self.0.heard.lock().unwrap().push(Heard::Prepare(next));
+        match self.0.refuses_permissions.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(BlockError::new(ErrorKind::Locked, "not now")),
+        }
+    }
+
+    fn settle_permissions(&self, now: Permissions) {
+        self.0.heard.lock().unwrap().push(Heard::Settle(now));
+    }
 }
 
 /// A filter that passes everything on.

@@ -21,7 +21,10 @@ pub(super) trait IntoQmp {
 /// An error of a node or of the graph.
 impl IntoQmp for BlockError {
     fn into_qmp(self) -> QmpError {
-        QmpError::generic(whole_text(&self))
+        QmpError {
+            hint: self.hint().map(str::to_owned),
+            ..QmpError::generic(whole_text(&self))
+        }
     }
 }
 

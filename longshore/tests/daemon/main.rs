@@ -16,6 +16,7 @@ mod exports;
 mod far;
 mod jobs;
 mod lines;
+mod locks;
 mod monitors;
 mod nbd_abuse;
 mod nbd_client;

@@ -2,144 +2,278 @@
 //!
 //! Each permission has a number. Who uses permission `n` holds a shared lock on byte `100 + n`;
 //! who does not let others use it holds one on byte `200 + n`. Locks never exclude each other:
-//! an opener takes its own and then looks whether anybody holds a byte that forbids them. QEMU
-//! and its tools do the same with the same numbers, so both see each other.
+//! a user takes its own and then looks whether anybody holds a byte that forbids them. QEMU
+//! and its tools do the same with the same numbers, so both see each other. Locks belong to the
+//! descriptor, so two nodes of one process see each other too.
 
-use std::{fs::File, io, os::fd::AsFd, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use aio::sys;
 
-use super::{OnOffAuto, Sharing};
-use crate::error::{BlockError, ErrorKind};
+use super::{FileOptions, LockTerm, OnOffAuto, Sharing};
+use crate::{
+    error::{BlockError, ErrorKind},
+    graph::permission::{Permission, PermissionSet, Permissions},
+};
 
 const USED_BASE: u64 = 100;
 const UNSHARED_BASE: u64 = 200;
 
-/// A permission as other programs number it, with the word that an error uses for it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct LockedPermission {
-    bit: u64,
-    name: &'static str,
-}
-
-const CONSISTENT_READ: LockedPermission = LockedPermission {
-    bit: 0,
-    name: "read",
-};
-const WRITE: LockedPermission = LockedPermission {
-    bit: 1,
-    name: "write",
-};
-const RESIZE: LockedPermission = LockedPermission {
-    bit: 3,
-    name: "resize",
-};
-
-/// Locks `file` for as long as it, or a duplicate of its descriptor, stays open.
-///
-/// With [`OnOffAuto::Auto`], a file system that has no such locks is no error.
-pub(super) fn lock_image(
-    file: &File,
-    path: &Path,
-    read_only: ReadOnly,
-    sharing: Sharing,
+/// The image locks of an open file, for as long as it, or a duplicate of its descriptor, stays open.
+#[derive(Debug)]
+pub(super) struct ImageLocks {
+    path: PathBuf,
     locking: OnOffAuto,
-) -> Result<(), BlockError> {
-    let uses: &[_] = match read_only {
-        ReadOnly::Yes => &[CONSISTENT_READ],
-        ReadOnly::No => &[CONSISTENT_READ, WRITE],
-    };
-    let unshares: &[_] = match sharing {
-        Sharing::Readers => &[WRITE, RESIZE],
-        Sharing::Everyone => &[],
-    };
-    if locking == OnOffAuto::Off {
-        return Ok(());
-    }
-    match take_and_probe(file, uses, unshares) {
-        Ok(()) => Ok(()),
-        Err(Refusal::Unsupported(_)) if locking == OnOffAuto::Auto => Ok(()),
-        Err(Refusal::Conflict(reason)) => Err(BlockError::new(
-            ErrorKind::Locked,
-            format!("'{}' is in use: {reason}", path.display()),
-        )),
-        Err(Refusal::Unsupported(source) | Refusal::System(source)) => Err(BlockError::io(
-            format!("cannot lock '{}'", path.display()),
-            source,
-        )),
-    }
+    sharing: Sharing,
+    /// What whoever opened the file does and forbids, besides the users of the node.
+    opener: Permissions,
+    held: Mutex<Claims>,
 }
 
-/// Checks that no other program minds that the file changes its length.
-pub(super) fn check_resize(file: &File) -> Result<(), BlockError> {
-    // What cannot be asked was not locked either.
-    if matches!(held_by_other(file, UNSHARED_BASE + RESIZE.bit), Ok(true)) {
-        let what = "another program does not share its 'resize' permission";
-        return Err(BlockError::new(ErrorKind::Locked, what));
-    }
-    Ok(())
+/// What one byte stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// It is done.
+    Uses(Permission),
+    /// Others are not to do it.
+    Forbids(Permission),
 }
 
-/// Whether the image is opened for reading only.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReadOnly {
-    Yes,
-    No,
+/// A set of claims.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Claims {
+    uses: PermissionSet,
+    forbids: PermissionSet,
 }
 
+/// Why locks could not be had.
 enum Refusal {
-    Conflict(String),
+    /// Another program's claim is against this one.
+    Conflict(Claim),
+    /// Another program has locked the byte as nobody does who knows its meaning.
+    Exclusive(Claim),
+    /// There are no locks here.
     Unsupported(io::Error),
     System(io::Error),
 }
 
-/// Takes first and looks afterwards: of two that come at once, at least one sees the other.
-fn take_and_probe(
-    file: &File,
-    uses: &[LockedPermission],
-    unshares: &[LockedPermission],
-) -> Result<(), Refusal> {
-    for used in uses {
-        take(file, USED_BASE + used.bit)?;
-    }
-    for unshared in unshares {
-        take(file, UNSHARED_BASE + unshared.bit)?;
-    }
-    for used in uses {
-        if held_by_other(file, UNSHARED_BASE + used.bit)? {
-            return Err(Refusal::Conflict(format!(
-                "another program does not share its '{}' permission",
-                used.name
-            )));
+impl ImageLocks {
+    /// Takes the locks that are held for as long as the file is open. `None` if it has no locks and need not have them.
+    pub(super) fn open(file: &File, options: &FileOptions) -> Result<Option<Self>, BlockError> {
+        if options.locking == OnOffAuto::Off {
+            return Ok(None);
+        }
+        let locks = Self {
+            path: options.path.clone(),
+            locking: options.locking,
+            sharing: options.sharing,
+            opener: opener(options),
+            held: Mutex::default(),
+        };
+        let file = file.as_fd();
+        let is_supported = is_forbidden_by_other(file, Claim::Uses(Permission::ConsistentRead));
+        match is_supported.and_then(|_| locks.take(file, Permissions::IDLE)) {
+            Ok(()) => Ok(Some(locks)),
+            Err(Refusal::Unsupported(_)) if options.locking == OnOffAuto::Auto => Ok(None),
+            Err(refusal) => Err(locks.cannot_open(refusal)),
         }
     }
-    for unshared in unshares {
-        if held_by_other(file, USED_BASE + unshared.bit)? {
-            return Err(Refusal::Conflict(format!(
-                "another program has it open with '{}' permission",
-                unshared.name
-            )));
+
+    /// Takes what users of the node need to do and allow `next`, and gives nothing back.
+    pub(super) fn prepare(
+        &self,
+        file: BorrowedFd<'_>,
+        next: Permissions,
+    ) -> Result<(), BlockError> {
+        match self.take(file, next) {
+            Ok(()) => Ok(()),
+            Err(Refusal::Unsupported(_)) if self.locking == OnOffAuto::Auto => Ok(()),
+            Err(refusal) => Err(self.cannot_change(refusal)),
         }
     }
-    Ok(())
+
+    /// Gives back what nobody needs if the users of the node do and allow `now`.
+    pub(super) fn settle(&self, file: BorrowedFd<'_>, now: Permissions) {
+        let wanted = self.claims(now);
+        let mut held = self.held();
+        for claim in held.iter().filter(|claim| !wanted.contains(*claim)) {
+            // What the system keeps is ours still, and is tried again the next time.
+            if sys::unlock_byte(file, claim.offset_bytes()).is_ok() {
+                held.remove(claim);
+            }
+        }
+    }
+
+    /// Whether others are kept from writing now.
+    pub(super) fn forbid_writes(&self) -> bool {
+        self.held().contains(Claim::Forbids(Permission::Write))
+    }
+
+    /// Takes first and looks afterwards: of two that come at once, at least one sees the other.
+    fn take(&self, file: BorrowedFd<'_>, next: Permissions) -> Result<(), Refusal> {
+        let wanted = self.claims(next);
+        let mut held = self.held();
+        if wanted.iter().all(|claim| held.contains(claim)) {
+            return Ok(());
+        }
+        for claim in wanted.iter() {
+            if held.contains(claim) {
+                continue;
+            }
+            let locked = sys::lock_byte_shared(file, claim.offset_bytes());
+            locked.map_err(|source| refusal(source, claim))?;
+            held.insert(claim);
+        }
+        for claim in wanted.iter() {
+            if is_forbidden_by_other(file, claim)? {
+                return Err(Refusal::Conflict(claim));
+            }
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Claims> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is to lock if the users of the node do and allow `users`.
+    fn claims(&self, users: Permissions) -> Claims {
+        let all = self.opener.and(users);
+        Claims {
+            uses: all.uses,
+            forbids: match self.sharing {
+                Sharing::Readers => PermissionSet::ALL.without(all.shares),
+                Sharing::Everyone => PermissionSet::NONE,
+            },
+        }
+    }
+
+    fn cannot_open(&self, refusal: Refusal) -> BlockError {
+        let reason = match &refusal {
+            Refusal::Conflict(Claim::Uses(permission)) => {
+                format!("another program does not share its '{permission}' permission")
+            }
+            Refusal::Conflict(Claim::Forbids(permission)) => {
+                format!("another program has it open with '{permission}' permission")
+            }
+            Refusal::Exclusive(_) => "another program holds an exclusive lock".to_owned(),
+            Refusal::Unsupported(_) | Refusal::System(_) => return self.cannot_change(refusal),
+        };
+        let what = format!("'{}' is in use: {reason}", self.path.display());
+        BlockError::new(ErrorKind::Locked, what)
+    }
+
+    fn cannot_change(&self, refusal: Refusal) -> BlockError {
+        let path = self.path.display();
+        let what = match refusal {
+            Refusal::Conflict(Claim::Uses(permission)) => {
+                format!("Failed to get \"{permission}\" lock")
+            }
+            Refusal::Conflict(Claim::Forbids(permission)) => {
+                format!("Failed to get shared \"{permission}\" lock")
+            }
+            Refusal::Exclusive(claim) => format!("Failed to lock byte {}", claim.offset_bytes()),
+            Refusal::Unsupported(source) | Refusal::System(source) => {
+                return BlockError::io(format!("cannot lock '{path}'"), source);
+            }
+        };
+        let hint = format!("Is another process using the image [{path}]?");
+        BlockError::new(ErrorKind::Locked, what).hinting(hint)
+    }
 }
 
-fn take(file: &File, offset_bytes: u64) -> Result<(), Refusal> {
-    sys::lock_byte_shared(file.as_fd(), offset_bytes).map_err(refusal)
+/// Counts as a user for as long as the file is open, if locks are held that long.
+fn opener(options: &FileOptions) -> Permissions {
+    if options.lock_term == LockTerm::WhileUsed {
+        return Permissions::IDLE;
+    }
+    let uses: &[_] = match options.read_only {
+        true => &[Permission::ConsistentRead],
+        false => &[Permission::ConsistentRead, Permission::Write],
+    };
+    Permissions::uses(uses).unsharing(&[Permission::Write, Permission::Resize])
 }
 
-fn held_by_other(file: &File, offset_bytes: u64) -> Result<bool, Refusal> {
-    sys::byte_locked_by_other(file.as_fd(), offset_bytes).map_err(refusal)
+fn is_forbidden_by_other(file: BorrowedFd<'_>, claim: Claim) -> Result<bool, Refusal> {
+    let offset_bytes = claim.opposite().offset_bytes();
+    sys::byte_locked_by_other(file, offset_bytes).map_err(|source| refusal(source, claim))
 }
 
-fn refusal(source: io::Error) -> Refusal {
+fn refusal(source: io::Error, claim: Claim) -> Refusal {
     match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => {
-            Refusal::Conflict("another program holds an exclusive lock".to_owned())
-        }
+        Some(libc::EAGAIN | libc::EACCES) => Refusal::Exclusive(claim),
         Some(libc::EINVAL | libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP) => {
             Refusal::Unsupported(source)
         }
         _ => Refusal::System(source),
+    }
+}
+
+impl Claim {
+    /// Every claim, in the order in which others are asked about them.
+    fn all() -> impl Iterator<Item = Self> {
+        let uses = Permission::ALL.into_iter().map(Self::Uses);
+        uses.chain(Permission::ALL.into_iter().map(Self::Forbids))
+    }
+
+    /// What may not be claimed by others at the same time.
+    fn opposite(self) -> Self {
+        match self {
+            Self::Uses(permission) => Self::Forbids(permission),
+            Self::Forbids(permission) => Self::Uses(permission),
+        }
+    }
+
+    fn offset_bytes(self) -> u64 {
+        match self {
+            Self::Uses(permission) => USED_BASE + number(permission),
+            Self::Forbids(permission) => UNSHARED_BASE + number(permission),
+        }
+    }
+}
+
+/// The number by which other programs know the permission.
+fn number(permission: Permission) -> u64 {
+    match permission {
+        Permission::ConsistentRead => 0,
+        Permission::Write => 1,
+        Permission::WriteUnchanged => 2,
+        Permission::Resize => 3,
+    }
+}
+
+impl Claims {
+    fn iter(self) -> impl Iterator<Item = Claim> {
+        Claim::all().filter(move |claim| self.contains(*claim))
+    }
+
+    fn contains(self, claim: Claim) -> bool {
+        match claim {
+            Claim::Uses(permission) => self.uses.contains(permission),
+            Claim::Forbids(permission) => self.forbids.contains(permission),
+        }
+    }
+
+    fn insert(&mut self, claim: Claim) {
+        let (set, permission) = self.set_of(claim);
+        *set = set.union(PermissionSet::of(&[permission]));
+    }
+
+    fn remove(&mut self, claim: Claim) {
+        let (set, permission) = self.set_of(claim);
+        *set = set.without(PermissionSet::of(&[permission]));
+    }
+
+    fn set_of(&mut self, claim: Claim) -> (&mut PermissionSet, Permission) {
+        match claim {
+            Claim::Uses(permission) => (&mut self.uses, permission),
+            Claim::Forbids(permission) => (&mut self.forbids, permission),
+        }
     }
 }

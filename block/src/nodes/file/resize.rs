@@ -9,7 +9,7 @@ use std::{
 
 use aio::{AioContext, Fd};
 
-use super::{FileNode, PAGE_BYTES, locking};
+use super::{FileNode, PAGE_BYTES};
 use crate::{
     allocation::ByteRange,
     error::{BlockError, ErrorKind},
@@ -54,7 +54,6 @@ impl FileNode {
 fn set_len(file: &Fd, len_bytes: u64) -> Result<(), BlockError> {
     let failed = |source| BlockError::io("cannot resize the file", source);
     let file = duplicate(file).map_err(failed)?;
-    locking::check_resize(&file)?;
     file.set_len(len_bytes).map_err(failed)
 }
 

@@ -16,6 +16,8 @@ use tempfile::NamedTempFile;
 use super::*;
 use crate::error::ErrorKind;
 
+mod locks;
+
 const MIB: u64 = 1 << 20;
 
 fn on_each_backend<F: Future<Output = ()>>(test: impl Fn(AioContext) -> F) {

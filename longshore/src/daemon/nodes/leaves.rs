@@ -8,10 +8,10 @@ use std::{
 
 use ::nbd::{NbdAddress, NbdUri};
 use block::{
-    BlockError, ErrorKind, NodeDriver,
+    BlockError, NodeDriver,
     nodes::{
-        FileNode, FileOptions, NbdNode, NbdOptions, NullNode, NullOptions, OnOffAuto as Tristate,
-        Sharing,
+        FileNode, FileOptions, LockTerm, NbdNode, NbdOptions, NullNode, NullOptions,
+        OnOffAuto as Tristate, Sharing,
     },
 };
 use qmp::QmpError;
@@ -120,6 +120,7 @@ fn file_options(file: &BlockdevOptionsFile, common: &Common) -> FileOptions {
         } else {
             Sharing::Readers
         },
+        lock_term: LockTerm::WhileUsed,
     }
 }
 
@@ -132,15 +133,12 @@ fn forbids_writes(error: &BlockError) -> bool {
 
 /// What clients are used to hear of a file that cannot be opened.
 fn explain(error: BlockError, path: &Path) -> QmpError {
-    match (error.kind(), error.errno()) {
-        (ErrorKind::Locked, _) => {
-            QmpError::generic(format!("Failed to get \"write\" lock: {error}"))
-        }
-        (_, Some(errno)) => {
+    match error.errno() {
+        Some(errno) => {
             let what = format!("Could not open '{}'", path.display());
             error::system(what, &io::Error::from_raw_os_error(errno))
         }
-        (_, None) => error.into_qmp(),
+        None => error.into_qmp(),
     }
 }
 
