@@ -8,6 +8,9 @@ use block::{
 use longshore::export::{ExportOptions, NbdAddress, NbdServer, NbdServerOptions};
 use serde_json::{Value, json};
 
+/// Longer than anything takes; whoever waits so long has found a hang.
+const PATIENCE_NS: u64 = 60_000_000_000;
+
 /// A server with one writable export.
 pub(crate) struct Far {
     pub(crate) faults: FaultControl,
@@ -69,11 +72,13 @@ impl Far {
     }
 
     /// Waits until a request is held.
+    #[track_caller]
     pub(crate) fn wait_held(&self) {
         let faults = self.faults.clone();
-        let held = self.thread.handle().spawn(|_| async move {
-            faults.wait_held(1).await;
+        let held = self.thread.handle().spawn(|cx| async move {
+            let held = cx.timeout_ns(PATIENCE_NS, faults.wait_held(1)).await;
+            held.is_ok()
         });
-        held.wait();
+        assert!(held.wait(), "no such request comes");
     }
 }
