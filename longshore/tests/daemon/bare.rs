@@ -9,7 +9,7 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -98,11 +98,15 @@ impl World {
 
     /// Starts a daemon with a monitor at `qmp`, and these options behind it.
     pub(crate) fn start(&self, options: &[&str]) -> Daemon {
+        self.spawn(self.monitored(options))
+    }
+
+    /// The daemon with a monitor at `qmp`, and these options behind it; not started.
+    pub(crate) fn monitored(&self, options: &[&str]) -> Command {
         let chardev = self.monitor_socket();
         let mut all = vec!["--chardev", &chardev, "--monitor", "qmp"];
         all.extend(options);
-        let pipes = self.command(&all);
-        self.spawn(pipes)
+        self.command(&all)
     }
 
     /// Starts the reference with a monitor at `qmp`.
@@ -134,10 +138,16 @@ impl World {
         command
     }
 
+    /// Starts a daemon whose words are kept for [`Daemon::wait`].
     pub(crate) fn spawn(&self, mut command: Command) -> Daemon {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.daemon(command)
+    }
+
+    /// Starts a daemon.
+    pub(crate) fn daemon(&self, mut command: Command) -> Daemon {
         Daemon {
-            child: child.spawn().unwrap(),
+            child: command.spawn().unwrap(),
             socket: self.path("qmp"),
         }
     }
@@ -175,8 +185,13 @@ impl Daemon {
     }
 
     /// Waits for its end.
+    pub(crate) fn exit_status(&mut self) -> ExitStatus {
+        eventually(|| self.child.try_wait().unwrap())
+    }
+
+    /// Waits for its end, and takes what it said.
     pub(crate) fn wait(mut self) -> Ended {
-        until(|| self.child.try_wait().unwrap().is_some());
+        let code = self.exit_status().code();
         let read = |pipe: Option<&mut dyn io::Read>| {
             let mut text = String::new();
             pipe.unwrap().read_to_string(&mut text).unwrap();
@@ -184,7 +199,6 @@ impl Daemon {
         };
         let stdout = read(self.child.stdout.as_mut().map(|it| it as &mut dyn io::Read));
         let stderr = read(self.child.stderr.as_mut().map(|it| it as &mut dyn io::Read));
-        let code = self.child.wait().unwrap().code();
         Ended {
             code,
             stdout,
@@ -300,13 +314,42 @@ impl Qmp {
         self.try_run(name, arguments).expect_err(name).desc
     }
 
+    /// Runs a command that must be refused, and gives the whole error.
+    #[track_caller]
+    pub(crate) fn error(&mut self, name: &str, arguments: Value) -> Value {
+        let refused = self.try_run(name, arguments).expect_err(name);
+        json!({ "class": refused.class, "desc": refused.desc })
+    }
+
+    /// The next event that nobody has taken, in the order in which they happened.
+    pub(crate) fn next_event(&mut self) -> Value {
+        match self.events.pop_front() {
+            Some(event) => event,
+            None => self.message(),
+        }
+    }
+
+    /// Waits for an event that has these data, and takes it out of those that happened.
+    pub(crate) fn wait_for(&mut self, event: &str, data: &Value) -> Value {
+        let wanted = data.as_object().unwrap();
+        let fits = |message: &Value| {
+            let has = |(name, value)| message["data"].get(name) == Some(value);
+            message["event"] == event && wanted.iter().all(has)
+        };
+        loop {
+            if let Some(index) = self.events.iter().position(fits) {
+                return self.events.remove(index).unwrap();
+            }
+            let message = self.message();
+            assert!(message["event"].is_string(), "a reply to nobody: {message}");
+            self.events.push_back(message);
+        }
+    }
+
     /// Takes the next event of this name; those before it are dropped.
     pub(crate) fn event(&mut self, name: &str) -> Value {
         loop {
-            let event = match self.events.pop_front() {
-                Some(event) => event,
-                None => self.message(),
-            };
+            let event = self.next_event();
             if event["event"] == name {
                 return event["data"].clone();
             }
@@ -355,9 +398,19 @@ pub(crate) fn skip(what: &str) {
 }
 
 /// Waits until `holds`.
+#[track_caller]
 pub(crate) fn until(mut holds: impl FnMut() -> bool) {
+    eventually(|| holds().then_some(()));
+}
+
+/// Asks again and again until there is an answer.
+#[track_caller]
+pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
-    while !holds() {
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
         assert!(started.elapsed() < PATIENCE, "it never happens");
         nap();
     }

@@ -43,7 +43,7 @@ fn n01_a_late_export_below_a_mirror_is_refused() {
     let export = json!({
         "type": "nbd", "id": "e", "node-name": "a", "name": "late", "writable": true,
     });
-    let refused = world.qmp.refused("block-export-add", export);
+    let refused = world.qmp.error("block-export-add", export);
     let text = refused["desc"].as_str().unwrap();
     assert!(text.starts_with("Permission conflict"), "{text}");
     world.qmp.run("job-complete", json!({ "id": "m" }));
@@ -91,14 +91,16 @@ fn n07_numbers_that_nobody_has_memory_for_are_refused() {
         }
         job
     };
-    world.qmp.fail("blockdev-backup", job("speed", 0));
-    world.qmp.fail("blockdev-backup", job("x-perf", 1 << 40));
-    world.qmp.fail("blockdev-mirror", job("granularity", 512));
+    world.qmp.refused("blockdev-backup", job("speed", 0));
+    world.qmp.refused("blockdev-backup", job("x-perf", 1 << 40));
+    world
+        .qmp
+        .refused("blockdev-mirror", job("granularity", 512));
     let bitmap = json!({ "node": "a", "name": "b", "granularity": 512 });
-    world.qmp.fail("block-dirty-bitmap-add", bitmap);
+    world.qmp.refused("block-dirty-bitmap-add", bitmap);
     for size in [json!(-1), json!(u64::MAX)] {
         let node = json!({ "driver": "null-co", "node-name": "n", "size": size });
-        world.qmp.fail("blockdev-add", node);
+        world.qmp.refused("blockdev-add", node);
     }
     assert_eq!(world.qmp.run("query-jobs", json!({})), json!([]));
 }

@@ -82,7 +82,7 @@ fn an_export_with_a_client_goes_by_force_only_and_says_when_it_is_gone() {
     assert_eq!(client.write(0, b"x"), Ok(()));
 
     let id = json!({ "id": "e" });
-    let refused = world.qmp.fail("block-export-del", id.clone());
+    let refused = world.qmp.refused("block-export-del", id.clone());
     assert_eq!(refused, "export 'e' still in use");
     assert_eq!(client.read(0, 1), Ok(b"x".to_vec()));
     let by_force = json!({ "id": "e", "mode": "hard" });
@@ -92,7 +92,7 @@ fn an_export_with_a_client_goes_by_force_only_and_says_when_it_is_gone() {
     assert!(client.is_cut());
     assert_eq!(exports(&mut world), json!([]));
     world.qmp.run("blockdev-del", json!({ "node-name": "d" }));
-    let unknown = world.qmp.fail("block-export-del", id);
+    let unknown = world.qmp.refused("block-export-del", id);
     assert_eq!(unknown, "Export 'e' is not found");
 }
 
@@ -239,13 +239,13 @@ fn a_shown_bitmap_tells_what_changed_and_is_busy_meanwhile() {
         export(all)
     };
     let for_reading = shown(json!({ "writable": false }));
-    let refused = world.qmp.fail("block-export-add", for_reading);
+    let refused = world.qmp.refused("block-export-add", for_reading);
     assert_eq!(
         refused,
         "Enabled bitmap 'b' incompatible with readonly export"
     );
     let unknown = shown(json!({ "bitmaps": ["zz"] }));
-    let unknown = world.qmp.fail("block-export-add", unknown);
+    let unknown = world.qmp.refused("block-export-add", unknown);
     assert_eq!(unknown, "Bitmap 'zz' is not found");
 
     world.qmp.run(
@@ -264,7 +264,9 @@ fn a_shown_bitmap_tells_what_changed_and_is_busy_meanwhile() {
         .collect();
     assert_eq!(told[..2], [(65536, 0), (65536, 1)]);
 
-    let busy = world.qmp.fail("block-dirty-bitmap-remove", bitmap.clone());
+    let busy = world
+        .qmp
+        .refused("block-dirty-bitmap-remove", bitmap.clone());
     assert!(busy.contains("currently in use"), "{busy}");
     let by_force = json!({ "id": "b", "mode": "hard" });
     world.qmp.run("block-export-del", by_force);
@@ -312,14 +314,14 @@ fn bad_exports_are_refused_in_the_words_of_the_protocol() {
             &format!("description '{long}' too long"),
         ),
     ] {
-        assert_eq!(world.qmp.fail("block-export-add", export(more)), want);
+        assert_eq!(world.qmp.refused("block-export-add", export(more)), want);
     }
     world.qmp.run("nbd-server-stop", json!({}));
     for (command, arguments) in [
         ("block-export-add", export(json!({ "id": "g" }))),
         ("nbd-server-stop", json!({})),
     ] {
-        let refused = world.qmp.fail(command, arguments);
+        let refused = world.qmp.refused(command, arguments);
         assert_eq!(refused, "NBD server not running");
     }
 }
@@ -339,7 +341,7 @@ fn defect_06_an_iothread_serves_an_export_and_stays_until_that_is_gone() {
         assert_eq!(client.read(0, at + 1).unwrap().last(), Some(&b'x'));
     }
     let id = json!({ "id": "t" });
-    let refused = world.qmp.fail("object-del", id.clone());
+    let refused = world.qmp.refused("object-del", id.clone());
     assert_eq!(refused, "object 't' is in use, can not be deleted");
 
     let by_force = json!({ "id": "t", "mode": "hard" });
@@ -367,10 +369,12 @@ fn a_node_that_an_export_holds_stays_on_its_thread() {
     world.qmp.run("block-export-add", on("x", "t", true));
     let refused = "Cannot change iothread of active block backend";
     let move_node = json!({ "node-name": "d", "iothread": "u", "force": true });
-    let moved = world.qmp.fail("x-blockdev-set-iothread", move_node.clone());
+    let moved = world
+        .qmp
+        .refused("x-blockdev-set-iothread", move_node.clone());
     assert!(moved.starts_with(refused), "{moved}");
     assert_eq!(
-        world.qmp.fail("block-export-add", on("y", "u", true)),
+        world.qmp.refused("block-export-add", on("y", "u", true)),
         refused
     );
     world.qmp.run("block-export-add", on("z", "u", false));
@@ -389,7 +393,7 @@ fn n01_an_export_below_a_running_mirror_is_refused() {
     });
     world.qmp.run("blockdev-mirror", mirror);
     let below = export(json!({ "id": "below", "name": "below" }));
-    let refused = world.qmp.fail("block-export-add", below);
+    let refused = world.qmp.refused("block-export-add", below);
     assert!(
         refused.contains("Permission conflict on node 'd'"),
         "{refused}"
@@ -434,10 +438,10 @@ fn other_hosts_are_let_in_only_where_that_is_asked_for() {
         let addr = json!({ "type": "inet", "data": data });
         json!({ "addr": addr, "x-longshore-allow-remote": more })
     };
-    let refused = world.qmp.fail("nbd-server-start", everywhere(false));
+    let refused = world.qmp.refused("nbd-server-start", everywhere(false));
     assert!(refused.contains("x-longshore-allow-remote"), "{refused}");
     world.qmp.run("nbd-server-start", everywhere(true));
-    let twice = world.qmp.fail("nbd-server-start", everywhere(true));
+    let twice = world.qmp.refused("nbd-server-start", everywhere(true));
     assert_eq!(twice, "NBD server already running");
 }
 
@@ -449,7 +453,7 @@ fn the_old_words_still_do() {
     let mut client = Nbd::connect(&world.path("nbd"), "old", &[]).unwrap();
     assert_eq!(client.write(0, b"x"), Ok(()));
     let old = json!({ "name": "old" });
-    let refused = world.qmp.fail("nbd-server-remove", old);
+    let refused = world.qmp.refused("nbd-server-remove", old);
     assert_eq!(refused, "export 'old' still in use");
     let by_force = json!({ "name": "old", "mode": "hard" });
     world.qmp.run("nbd-server-remove", by_force);

@@ -166,7 +166,7 @@ fn who_asks_for_an_unknown_job_hears_of_it_in_the_class_of_the_command() {
     for verb in verbs {
         let refused = world
             .qmp
-            .refused(&format!("job-{verb}"), json!({ "id": "x" }));
+            .error(&format!("job-{verb}"), json!({ "id": "x" }));
         assert_eq!(refused, said("GenericError", "Job not found"), "{verb}");
         let name = match verb {
             "finalize" | "dismiss" => "id",
@@ -174,12 +174,12 @@ fn who_asks_for_an_unknown_job_hears_of_it_in_the_class_of_the_command() {
         };
         let refused = world
             .qmp
-            .refused(&format!("block-job-{verb}"), json!({ name: "x" }));
+            .error(&format!("block-job-{verb}"), json!({ name: "x" }));
         let want = said("DeviceNotActive", "Block job 'x' not found");
         assert_eq!(refused, want, "{verb}");
     }
     let change = json!({ "id": "x", "type": "mirror", "copy-mode": "background" });
-    let refused = world.qmp.refused("block-job-change", change);
+    let refused = world.qmp.error("block-job-change", change);
     assert_eq!(refused, said("DeviceNotActive", "Block job 'x' not found"));
 }
 
@@ -190,7 +190,7 @@ fn clients_turn_a_mirror_to_both_sides_at_once_and_ours_turn_it_back() {
     let change = |mode| json!({ "id": "m", "type": "mirror", "copy-mode": mode });
     let set = |mode| json!({ "id": "m", "copy-mode": mode });
     world.qmp.run("block-job-change", change("write-blocking"));
-    let text = world.qmp.fail("block-job-change", change("background"));
+    let text = world.qmp.refused("block-job-change", change("background"));
     assert_eq!(text, "Change to copy mode 'background' is not implemented");
     let mode = |world: &mut World| {
         let progress = world
@@ -205,7 +205,7 @@ fn clients_turn_a_mirror_to_both_sides_at_once_and_ours_turn_it_back() {
     world.qmp.run("x-longshore-job-set", set("background"));
     assert_eq!(mode(&mut world), "background");
     let of_another_kind = json!({ "id": "m", "type": "backup" });
-    let text = world.qmp.fail("block-job-change", of_another_kind);
+    let text = world.qmp.refused("block-job-change", of_another_kind);
     assert_eq!(text, "Job type does not support change");
     world.qmp.run("job-cancel", json!({ "id": "m" }));
 }
@@ -215,10 +215,10 @@ fn a_change_that_is_wrong_in_part_changes_nothing() {
     let mut world = world();
     world.qmp.run("blockdev-backup", slow("b"));
     let set = json!({ "id": "b", "speed": 5, "copy-mode": "background" });
-    let text = world.qmp.fail("x-longshore-job-set", set);
+    let text = world.qmp.refused("x-longshore-job-set", set);
     assert_eq!(text, "Job 'b' cannot be changed so");
     let set = json!({ "id": "b", "speed": -1, "max-workers": 1 });
-    let text = world.qmp.fail("x-longshore-job-set", set);
+    let text = world.qmp.refused("x-longshore-job-set", set);
     assert_eq!(text, "Parameter 'speed' expects a non-negative value");
     let jobs = world.qmp.run("query-block-jobs", json!({}));
     assert_eq!(jobs[0]["speed"], 1);

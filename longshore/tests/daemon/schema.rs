@@ -132,10 +132,7 @@ fn members(entity: &Value) -> &[Value] {
 /// Takes what happens up to an event that `fits`.
 fn take_until(client: &mut Qmp, taken: &mut Vec<Value>, fits: impl Fn(&Value) -> bool) {
     loop {
-        let event = match client.events.pop_front() {
-            Some(event) => event,
-            None => client.message(),
-        };
+        let event = client.next_event();
         let is_last = fits(&event);
         taken.push(event);
         if is_last {

@@ -61,7 +61,9 @@ fn what_an_earlier_action_did_is_seen_by_later_ones_and_undone_in_the_end() {
         backup(1, json!({ "bitmap": "b", "bitmap-mode": "on-success" })),
         { "type": "abort", "data": {} },
     ]);
-    let text = world.qmp.fail("transaction", json!({ "actions": actions }));
+    let text = world
+        .qmp
+        .refused("transaction", json!({ "actions": actions }));
     assert_eq!(text, "Transaction aborted using Abort action");
     assert_eq!(world.qmp.run("query-jobs", json!({})), json!([]));
     assert!(bitmaps(&mut world).is_empty());
@@ -76,13 +78,17 @@ fn the_error_is_that_of_the_first_action_that_fails() {
         bitmap("add", "b"),
         bitmap("clear", "no")
     ]);
-    let text = world.qmp.fail("transaction", json!({ "actions": actions }));
+    let text = world
+        .qmp
+        .refused("transaction", json!({ "actions": actions }));
     assert_eq!(text, "Bitmap already exists: b");
     let actions = json!([
         { "type": "block-dirty-bitmap-clear", "data": { "node": "no", "name": "b" } },
         { "type": "abort", "data": {} },
     ]);
-    let text = world.qmp.fail("transaction", json!({ "actions": actions }));
+    let text = world
+        .qmp
+        .refused("transaction", json!({ "actions": actions }));
     assert_eq!(text, "Node 'no' not found");
 }
 
@@ -90,15 +96,17 @@ fn the_error_is_that_of_the_first_action_that_fails() {
 fn only_backups_end_together_and_that_is_looked_at_first() {
     let mut world = world();
     let actions = json!([backup(1, json!({})), { "type": "abort", "data": {} }]);
-    let text = world.qmp.fail("transaction", grouped(actions));
+    let text = world.qmp.refused("transaction", grouped(actions));
     let want = "Action 'abort' does not support transaction property completion-mode = grouped";
     assert_eq!(text, want);
     let of_no_node = json!({ "node": "no", "name": "b" });
     let add = json!({ "type": "block-dirty-bitmap-add", "data": of_no_node });
-    let text = world.qmp.fail("transaction", grouped(json!([add])));
+    let text = world.qmp.refused("transaction", grouped(json!([add])));
     assert!(text.ends_with("completion-mode = grouped"), "{text}");
     let actions = json!([{ "type": "blockdev-mirror", "data": {} }]);
-    let text = world.qmp.fail("transaction", json!({ "actions": actions }));
+    let text = world
+        .qmp
+        .refused("transaction", json!({ "actions": actions }));
     assert!(
         text.ends_with("does not accept value 'blockdev-mirror'"),
         "{text}"
