@@ -65,7 +65,7 @@ const WRONG_NODES: [Case; 7] = [
     ),
     (
         |request| request.replaces = Some("target-memory".to_owned()),
-        "Cannot replace 'target-memory' by a node mirrored from 'source', because it can not be \
+        "Cannot replace 'target-memory' by a node mirrored from 'source', because it cannot be \
          guaranteed that doing so would not lead to an abrupt change of visible data",
     ),
     (
