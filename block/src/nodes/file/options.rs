@@ -35,7 +35,7 @@ pub enum LockTerm {
     WhileUsed,
 }
 
-/// How to open a [`FileNode`].
+/// How to open a [`FileNode`](super::FileNode).
 #[derive(Clone, Debug)]
 pub struct FileOptions {
     /// A regular file or a block device; must exist.
