@@ -58,7 +58,7 @@ usage: cargo xtask <task>
                   otherwise, or one world again with everything that happens in it
   sim --mutants [NAME] [--seeds N] [--from S]
                   run it on copies of the product with a mistake each, all of which it must find
-  ci              exactly what CI runs, in its order";
+  ci [STEP]..     exactly what CI runs, in its order, or some steps of it";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -84,7 +84,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["model", rest @ ..] => model::run(&Workspace::load()?, rest)?,
         ["fuzz", rest @ ..] => return fuzz::run(&Workspace::load()?, rest),
         ["sim", rest @ ..] => sim::run(&Workspace::load()?, rest)?,
-        ["ci"] => return Ok(ci::run(&Workspace::load()?)),
+        ["ci", steps @ ..] => return ci::run(&Workspace::load()?, steps),
         ["help" | "-h" | "--help"] => println!("{USAGE}"),
         _ => bail!("no such task: {}\n\n{USAGE}", args.join(" ")),
     }
