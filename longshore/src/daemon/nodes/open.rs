@@ -147,6 +147,16 @@ pub(super) struct Opened {
     pub(super) filename: Option<String>,
 }
 
+impl Opened {
+    /// A node that stands for no file.
+    pub(super) fn without_file(node: Node) -> Self {
+        Self {
+            node,
+            filename: None,
+        }
+    }
+}
+
 /// Makes the node that `options` describe, and all that are nested in it.
 pub(super) fn open<'a>(
     daemon: &'a Rc<Daemon>,
