@@ -3,8 +3,11 @@
 mod cases;
 mod daemon;
 mod fio;
+mod jobs;
 mod plot;
 mod process;
+mod progress;
+mod readme;
 mod report;
 mod turn;
 mod world;
@@ -12,13 +15,15 @@ mod world;
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace::Workspace;
-use cases::{CASES, Case, Place, Side};
+use cases::{CASES, Case, Side, Work};
 use process::Moment;
+use progress::Progress;
 use report::{Outcome, Report, Taken};
 use world::{Scale, World};
 
@@ -27,15 +32,13 @@ pub(crate) const USAGE: &str = "\
 usage: cargo xtask compare [--case NAME].. [--runs N] [--folder DIR] [--quick]
 
   --case NAME   only the cases whose names begin with it, such as `copy/` or `serve/read/1`;
-                all of them take about two hours
+                all of them take less than an hour
   --runs N      so many counted turns of each side instead of five
   --folder DIR  where the images are that are copied on a disk, instead of cargo's folder for what
-                it builds; 13 GiB are needed there, and 9 GiB of memory
+                it builds; 13 GiB are needed there, and 14 GiB of memory
   --quick       small images and one turn, to see that everything runs";
 
 const RUNS: usize = 5;
-/// How often all turns of a side may be repeated that others disturbed.
-const REPEATS: usize = 2;
 
 /// What is asked for.
 #[derive(Debug, PartialEq)]
@@ -66,11 +69,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
     let results = workspace.target_dir.join("compare");
     fs::create_dir_all(&results)?;
     let folder = options.folder.clone().unwrap_or_else(|| results.clone());
-    let scale = match options.extent {
-        Extent::Full => Scale::FULL,
-        Extent::Quick => Scale::QUICK,
-    };
-    let world = World::new(ours, &folder, scale)?;
+    let world = World::new(ours, &folder, options.scale())?;
     let outcomes = outcomes(&world, &options, &wanted)?;
     let report = Report::new(world.machine(&folder), world.missing(), &outcomes);
     drop(world);
@@ -121,12 +120,19 @@ impl Options {
         wanted.map(|(index, _)| index).collect()
     }
 
+    fn scale(&self) -> Scale {
+        match self.extent {
+            Extent::Full => Scale::FULL,
+            Extent::Quick => Scale::QUICK,
+        }
+    }
+
     fn plan(&self) -> Plan {
         match self.extent {
             Extent::Full => Plan {
                 warm_ups: 1,
                 runs: self.runs.unwrap_or(RUNS),
-                repeats: REPEATS,
+                repeats: 1,
             },
             Extent::Quick => Plan {
                 warm_ups: 0,
@@ -142,7 +148,22 @@ impl Options {
 struct Plan {
     warm_ups: usize,
     runs: usize,
+    /// How often a turn may be repeated that others disturbed.
     repeats: usize,
+}
+
+impl Plan {
+    fn warm_ups(self, work: Work) -> usize {
+        if work.needs_warm_up() {
+            self.warm_ups
+        } else {
+            0
+        }
+    }
+
+    fn rounds(self, work: Work) -> usize {
+        self.warm_ups(work) + self.runs
+    }
 }
 
 fn build(workspace: &Workspace) -> Result<PathBuf> {
@@ -155,36 +176,40 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
 
 fn outcomes(world: &World, options: &Options, wanted: &[usize]) -> Result<Vec<Outcome>> {
     let plan = options.plan();
+    let cases: Vec<&Case> = wanted.iter().map(|index| &CASES[*index]).collect();
+    let mut progress = Progress::new(&cases, &world.scale, plan);
     let mut outcomes = Vec::new();
     for (done, index) in wanted.iter().enumerate() {
         let case = &CASES[*index];
-        println!("{} ({} of {})", case.name, done + 1, wanted.len());
-        outcomes.push(outcome(world, case, plan));
-        for place in [Place::Disk, Place::Memory] {
-            if !world::is_used_later(place, &wanted[done + 1..]) {
-                world.tidy(place)?;
-            }
-        }
+        progress.begin(case, &world.scale, plan);
+        outcomes.push(outcome(world, case, plan, &mut progress)?);
+        world.tidy(&wanted[done + 1..])?;
     }
     Ok(outcomes)
 }
 
 /// Lets the sides of a case take turns. One that fails is out.
-fn outcome(world: &World, case: &'static Case, plan: Plan) -> Outcome {
+fn outcome(
+    world: &World,
+    case: &'static Case,
+    plan: Plan,
+    progress: &mut Progress,
+) -> Result<Outcome> {
     let mut outcome = Outcome::new(case);
-    if !world.has(case.work.program()) {
-        outcome.skipped = case.work.program();
-        return outcome;
+    outcome.skipped = world.obstacle(case)?;
+    if outcome.skipped.is_some() {
+        return Ok(outcome);
     }
     let sides = case.sides.iter().filter(|side| world.has(side.program()));
     let mut sides: Vec<Side> = sides.copied().collect();
-    for round in 0..plan.warm_ups + plan.runs {
+    let (begun, rounds) = (Instant::now(), plan.rounds(case.work));
+    for round in 0..rounds {
         let mut failed = Vec::new();
         for at in 0..sides.len() {
             // Each round begins with another one.
             let side = sides[(at + round) % sides.len()];
-            match calm_turn(world, case, (side, plan.repeats)) {
-                Ok(_) if round < plan.warm_ups => {}
+            match calm_turn(world, case, (side, plan.repeats), progress) {
+                Ok(_) if round < plan.warm_ups(case.work) => {}
                 Ok(taken) => outcome.add(side, taken),
                 Err(error) => {
                     println!("  {} failed: {error:#}", side.name());
@@ -194,20 +219,27 @@ fn outcome(world: &World, case: &'static Case, plan: Plan) -> Outcome {
             }
         }
         sides.retain(|side| !failed.contains(side));
+        progress.tell(round + 1, rounds, begun);
     }
-    outcome
+    Ok(outcome)
 }
 
 /// A turn that nobody disturbed, or the last of some that somebody did.
-fn calm_turn(world: &World, case: &Case, (side, repeats): (Side, usize)) -> Result<Taken> {
+fn calm_turn(
+    world: &World,
+    case: &Case,
+    (side, repeats): (Side, usize),
+    progress: &mut Progress,
+) -> Result<Taken> {
     let mut left = repeats;
     loop {
         // Images are made before the time runs.
         turn::prepare(world, case)?;
-        let before = Moment::now();
+        let (before, start) = (Moment::now(), Instant::now());
         let turn = turn::take(world, case, side)?;
         let is_disturbed = before.is_disturbed();
-        if !is_disturbed || left == 0 {
+        turn::settle(world, case, side)?;
+        if !is_disturbed || left == 0 || !progress.may_repeat(start.elapsed()) {
             return Ok(Taken { turn, is_disturbed });
         }
         left -= 1;
@@ -219,6 +251,10 @@ fn write(folder: &Path, report: &Report, outcomes: &[Outcome]) -> Result<()> {
     print!("\n{table}");
     let mut files = vec![
         ("compare.md".to_owned(), table),
+        (
+            "compare.readme.md".to_owned(),
+            readme::table(report, outcomes),
+        ),
         ("compare.json".to_owned(), format!("{:#}\n", report.json())),
     ];
     files.extend(plot::all(outcomes));

@@ -1,6 +1,10 @@
-//! The cases: what is done, by whom, and which figures are to be reached.
+//! What a case is: what is done, by whom, and which figures are to be reached.
+
+mod table;
 
 use std::fmt;
+
+pub(super) use table::CASES;
 
 /// One thing that several programs do in turns.
 #[derive(Debug)]
@@ -38,6 +42,14 @@ pub(super) enum Work {
     Sequential(u32),
     /// Serves `nbdcopy`, which reads all.
     ReadAll(u32),
+    /// Copies an image to a file that can share its blocks.
+    Reflink,
+    /// Pauses and cancels backups.
+    Latency,
+    /// Many backups at once.
+    Crowd,
+    /// Very many small backups, one after the other.
+    Queue,
     /// Starts, and does nothing.
     Start,
 }
@@ -65,6 +77,10 @@ pub(super) enum Image {
     Sparse,
     /// No data at all.
     Holes,
+    /// Random bytes, of which one of many jobs copies all.
+    Small,
+    /// The same for very many jobs.
+    Tiny,
 }
 
 /// A program, and how it is set up.
@@ -119,12 +135,63 @@ impl Side {
     }
 }
 
+impl Image {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Full,
+        Self::Sparse,
+        Self::Holes,
+        Self::Small,
+        Self::Tiny,
+    ];
+
+    /// Whether all of it is data; a target then has its blocks already.
+    pub(super) fn is_full(self) -> bool {
+        !matches!(self, Self::Sparse | Self::Holes)
+    }
+}
+
 impl Work {
+    /// What is copied or served.
+    pub(super) fn image(self) -> Option<Image> {
+        match self {
+            Self::Copy(_, image) => Some(image),
+            Self::Guest(..)
+            | Self::Random { .. }
+            | Self::Sequential(_)
+            | Self::ReadAll(_)
+            | Self::Reflink
+            | Self::Latency => Some(Image::Full),
+            Self::Crowd => Some(Image::Small),
+            Self::Queue => Some(Image::Tiny),
+            Self::Start => None,
+        }
+    }
+
+    /// Whether it writes an image to another.
+    pub(super) fn has_target(self) -> bool {
+        match self {
+            Self::Copy(..) | Self::Guest(..) | Self::Reflink | Self::Latency | Self::Queue => true,
+            // It makes more than one.
+            Self::Crowd => false,
+            Self::Random { .. } | Self::Sequential(_) | Self::ReadAll(_) | Self::Start => false,
+        }
+    }
+
+    /// Whether the first turn of a side differs from the others.
+    pub(super) fn needs_warm_up(self) -> bool {
+        !matches!(self, Self::Start)
+    }
+
     /// The program of others that all sides need.
     pub(super) fn program(self) -> Option<&'static str> {
         match self {
             Self::Copy(Job::Incremental, _) => Some("fio"),
-            Self::Copy(..) | Self::Start => None,
+            Self::Copy(..)
+            | Self::Reflink
+            | Self::Latency
+            | Self::Crowd
+            | Self::Queue
+            | Self::Start => None,
             Self::Guest(..) | Self::Random { .. } | Self::Sequential(_) => Some("fio"),
             Self::ReadAll(_) => Some("nbdcopy"),
         }
@@ -135,6 +202,10 @@ impl Work {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Measure {
     Wall,
+    /// The wall time of the same copy without a client.
+    Quiet,
+    /// How many times as long a copy takes beside a client.
+    Slowdown,
     Rate,
     Iops,
     IopsAlone,
@@ -142,8 +213,14 @@ pub(super) enum Measure {
     IopsKept,
     P99,
     AddedP99,
+    PauseP50,
+    PauseP99,
+    CancelP50,
+    CancelP99,
     Cpu,
+    CpuOfJob,
     Peak,
+    Growth,
     Startup,
     Idle,
     Binary,
@@ -152,13 +229,14 @@ pub(super) enum Measure {
 impl Measure {
     pub(super) fn unit(self) -> &'static str {
         match self {
-            Self::Wall => "s",
+            Self::Wall | Self::Quiet => "s",
             Self::Rate => "MiB/s",
             Self::Iops | Self::IopsAlone => "/s",
-            Self::IopsKept => "",
-            Self::P99 | Self::AddedP99 | Self::Startup => "ms",
+            Self::IopsKept | Self::Slowdown => "",
+            Self::P99 | Self::AddedP99 | Self::Startup | Self::CpuOfJob => "ms",
+            Self::PauseP50 | Self::PauseP99 | Self::CancelP50 | Self::CancelP99 => "ms",
             Self::Cpu => "s/GiB",
-            Self::Peak | Self::Idle | Self::Binary => "MiB",
+            Self::Peak | Self::Growth | Self::Idle | Self::Binary => "MiB",
         }
     }
 }
@@ -167,14 +245,22 @@ impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Wall => "wall time",
+            Self::Quiet => "wall time without a client",
+            Self::Slowdown => "wall time over that without a client",
             Self::Rate => "throughput",
             Self::Iops => "requests",
             Self::IopsAlone => "requests without a copy",
             Self::IopsKept => "share of them kept",
             Self::P99 => "p99",
             Self::AddedP99 => "p99 more than without a copy",
+            Self::PauseP50 => "time to pause",
+            Self::PauseP99 => "time to pause, p99",
+            Self::CancelP50 => "time to cancel",
+            Self::CancelP99 => "time to cancel, p99",
             Self::Cpu => "CPU",
+            Self::CpuOfJob => "CPU of a job",
             Self::Peak => "peak memory",
+            Self::Growth => "memory more than after a tenth",
             Self::Startup => "start to greeting",
             Self::Idle => "idle memory",
             Self::Binary => "program without symbols",
@@ -185,6 +271,8 @@ impl fmt::Display for Measure {
 /// What is to be reached: of our figure over that of `peer`, or of ours alone.
 #[derive(Debug)]
 pub(super) struct Bound {
+    /// Its number among the targets, where it is not that of the case.
+    pub(super) target: Option<&'static str>,
     pub(super) measure: Measure,
     pub(super) peer: Option<Side>,
     pub(super) within: Within,
@@ -213,220 +301,3 @@ impl fmt::Display for Within {
         }
     }
 }
-
-const fn at_most(measure: Measure, peer: Side, most: f64) -> Bound {
-    Bound {
-        measure,
-        peer: Some(peer),
-        within: Within::AtMost(most),
-    }
-}
-
-const fn at_least(measure: Measure, peer: Side, least: f64) -> Bound {
-    Bound {
-        measure,
-        peer: Some(peer),
-        within: Within::AtLeast(least),
-    }
-}
-
-const fn ours(measure: Measure, within: Within) -> Bound {
-    Bound {
-        measure,
-        peer: None,
-        within,
-    }
-}
-
-const COPY_BOUNDS: &[Bound] = &[
-    at_most(Measure::Wall, Side::Qsd, 0.7),
-    at_least(Measure::Rate, Side::Limit, 0.95),
-    at_most(Measure::Cpu, Side::Qsd, 0.1),
-    at_most(Measure::Peak, Side::Qsd, 0.5),
-];
-const COPY_MEMORY_BOUNDS: &[Bound] = &[
-    at_most(Measure::Wall, Side::Qsd, 0.6),
-    at_most(Measure::Cpu, Side::Qsd, 0.6),
-];
-const COPIERS: &[Side] = &[
-    Side::Longshore,
-    Side::Qsd,
-    Side::QsdDefaults,
-    Side::QemuImg,
-    Side::Dd,
-    Side::Limit,
-];
-const DAEMONS: &[Side] = &[Side::Longshore, Side::Qsd];
-const GUEST_HOSTS: &[Side] = &[Side::Longshore, Side::Qsd, Side::QsdIothread];
-const BACKUP_HOSTS: &[Side] = &[
-    Side::Longshore,
-    Side::Qsd,
-    Side::QsdIothread,
-    Side::QsdOneWorker,
-];
-const SERVERS: &[Side] = &[
-    Side::Longshore,
-    Side::QsdDefaults,
-    Side::QsdIothread,
-    Side::QemuNbd,
-    Side::Nbdkit,
-];
-const RANDOM_BOUNDS: &[Bound] = &[
-    at_least(Measure::Iops, Side::QsdDefaults, 2.0),
-    at_least(Measure::Iops, Side::Nbdkit, 1.0),
-];
-const STREAM_BOUNDS: &[Bound] = &[
-    at_least(Measure::Rate, Side::QsdDefaults, 2.0),
-    at_least(Measure::Rate, Side::Nbdkit, 1.0),
-    at_most(Measure::Cpu, Side::QsdDefaults, 0.7),
-];
-const READ_ALL_BOUNDS: &[Bound] = &[
-    at_least(Measure::Rate, Side::QsdDefaults, 1.0),
-    at_least(Measure::Rate, Side::Nbdkit, 1.0),
-    at_most(Measure::Cpu, Side::QsdDefaults, 0.7),
-];
-
-const fn copy(name: &'static str, target: &'static str, job: Job) -> Case {
-    Case {
-        target,
-        name,
-        place: Place::Disk,
-        work: Work::Copy(job, Image::Full),
-        sides: COPIERS,
-        bounds: COPY_BOUNDS,
-    }
-}
-
-const fn in_memory(case: Case) -> Case {
-    Case {
-        place: Place::Memory,
-        bounds: COPY_MEMORY_BOUNDS,
-        ..case
-    }
-}
-
-/// A mirror, since the backup of the reference allocates what it zeroes.
-const fn sparse(name: &'static str, image: Image, bounds: &'static [Bound]) -> Case {
-    Case {
-        target: "J3",
-        name,
-        place: Place::Disk,
-        work: Work::Copy(Job::Mirror, image),
-        sides: &[Side::Longshore, Side::Qsd, Side::QemuImg],
-        bounds,
-    }
-}
-
-const fn guest(name: &'static str, (job, depth): (Job, u32), bounds: &'static [Bound]) -> Case {
-    let sides = match job {
-        Job::Backup => BACKUP_HOSTS,
-        Job::Incremental | Job::Mirror | Job::MirrorWriteBlocking => GUEST_HOSTS,
-    };
-    Case {
-        target: if depth == 1 { "J5" } else { "J6" },
-        name,
-        place: Place::Disk,
-        work: Work::Guest(job, depth),
-        sides,
-        bounds,
-    }
-}
-
-const fn random(name: &'static str, access: Access, depth: u32, connections: u32) -> Case {
-    Case {
-        target: "E1",
-        name,
-        place: Place::Memory,
-        work: Work::Random {
-            access,
-            depth,
-            connections,
-        },
-        sides: SERVERS,
-        bounds: RANDOM_BOUNDS,
-    }
-}
-
-const fn stream(name: &'static str, work: Work, bounds: &'static [Bound]) -> Case {
-    Case {
-        target: "E2",
-        name,
-        place: Place::Memory,
-        work,
-        sides: SERVERS,
-        bounds,
-    }
-}
-
-/// All of them, in the order in which they run.
-pub(super) const CASES: &[Case] = &[
-    Case {
-        target: "E3",
-        name: "start",
-        place: Place::Memory,
-        work: Work::Start,
-        sides: DAEMONS,
-        bounds: &[
-            at_most(Measure::Startup, Side::Qsd, 0.5),
-            at_most(Measure::Idle, Side::Qsd, 0.7),
-        ],
-    },
-    copy("copy/disk/backup", "J1", Job::Backup),
-    copy("copy/disk/mirror", "J1", Job::Mirror),
-    in_memory(copy("copy/memory/backup", "J2", Job::Backup)),
-    in_memory(copy("copy/memory/mirror", "J2", Job::Mirror)),
-    sparse(
-        "copy/sparse",
-        Image::Sparse,
-        &[at_most(Measure::Wall, Side::Qsd, 0.5)],
-    ),
-    sparse(
-        "copy/holes",
-        Image::Holes,
-        &[ours(Measure::Wall, Within::AtMost(1.0))],
-    ),
-    Case {
-        target: "J8",
-        name: "copy/incremental",
-        place: Place::Disk,
-        work: Work::Copy(Job::Incremental, Image::Full),
-        sides: DAEMONS,
-        bounds: &[at_most(Measure::Wall, Side::Qsd, 0.7)],
-    },
-    guest(
-        "guest/1/backup",
-        (Job::Backup, 1),
-        &[
-            at_least(Measure::Iops, Side::Qsd, 100.0),
-            ours(Measure::AddedP99, Within::AtMost(2.0)),
-            at_most(Measure::Wall, Side::Qsd, 1.0),
-        ],
-    ),
-    guest(
-        "guest/16/backup",
-        (Job::Backup, 16),
-        &[ours(Measure::IopsKept, Within::AtLeast(0.5))],
-    ),
-    guest(
-        "guest/16/mirror",
-        (Job::Mirror, 16),
-        &[ours(Measure::IopsKept, Within::AtLeast(0.5))],
-    ),
-    guest(
-        "guest/16/write_blocking",
-        (Job::MirrorWriteBlocking, 16),
-        &[],
-    ),
-    random("serve/read/1", Access::Read, 1, 1),
-    random("serve/read/16", Access::Read, 16, 1),
-    random("serve/read/64", Access::Read, 64, 1),
-    random("serve/read/16x4", Access::Read, 16, 4),
-    random("serve/write/1", Access::Write, 1, 1),
-    random("serve/write/16", Access::Write, 16, 1),
-    random("serve/write/64", Access::Write, 64, 1),
-    random("serve/write/16x4", Access::Write, 16, 4),
-    stream("serve/stream/1", Work::Sequential(1), STREAM_BOUNDS),
-    stream("serve/stream/4", Work::Sequential(4), STREAM_BOUNDS),
-    stream("serve/nbdcopy/1", Work::ReadAll(1), READ_ALL_BOUNDS),
-    stream("serve/nbdcopy/4", Work::ReadAll(4), READ_ALL_BOUNDS),
-];

@@ -6,7 +6,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,10 +22,12 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether a daemon that starts has connected.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
+/// How often it is looked whether a job has gone.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(5);
 /// What clients call the export of the source.
 pub(super) const EXPORT: &str = "disk";
 /// What its job is called.
-const JOB: &str = "copy";
+pub(super) const JOB: &str = "copy";
 const BITMAP: &str = "changed";
 
 /// A daemon that talks. Dropping it ends it.
@@ -57,8 +59,27 @@ pub(super) enum Cache {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Done,
-    /// It was given up.
+    /// It goes on, and nobody waits for it.
     TooSlow,
+}
+
+/// How long it took until the job was told to be as it was asked to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Told {
+    InTime(Duration),
+    /// It went on to its end instead.
+    TooLate(Duration),
+    /// It had ended before, so this says nothing.
+    Never,
+}
+
+impl Told {
+    pub(super) fn ms(self) -> Option<f64> {
+        match self {
+            Self::InTime(took) | Self::TooLate(took) => Some(took.as_secs_f64() * 1e3),
+            Self::Never => None,
+        }
+    }
 }
 
 impl Daemon {
@@ -104,6 +125,15 @@ impl Daemon {
             node["cache"] = json!({"direct": true});
             node["aio"] = json!("io_uring");
         }
+        self.demand("blockdev-add", node)
+    }
+
+    /// Opens an image past the page cache that others may have open too.
+    pub(super) fn open_to_read(&mut self, name: &str, path: &Path) -> Result<()> {
+        let node = json!({
+            "driver": "file", "node-name": name, "filename": path, "read-only": true,
+            "cache": {"direct": true}, "aio": "io_uring",
+        });
         self.demand("blockdev-add", node)
     }
 
@@ -159,21 +189,31 @@ impl Daemon {
         self.demand(command, arguments)
     }
 
-    /// Waits until the copy has ended, or a mirror is ready, which then ends too; or gives it up.
+    /// Waits until the copy has ended; a mirror ends when it is ready.
     pub(super) fn finish(&mut self, patience: Duration) -> Result<End> {
+        self.until(patience, |daemon, event| daemon.ends(event))
+    }
+
+    /// Waits until the copy has ended, or a mirror is ready.
+    pub(super) fn until_ready(&mut self, patience: Duration) -> Result<End> {
+        self.until(patience, |daemon, event| {
+            Ok(event["event"] == "BLOCK_JOB_READY" || daemon.ends(event)?)
+        })
+    }
+
+    /// Reads events until one is what is waited for.
+    fn until(
+        &mut self,
+        patience: Duration,
+        is_it: fn(&mut Self, &Value) -> Result<bool>,
+    ) -> Result<End> {
         let start = Instant::now();
-        let mut end = End::TooSlow;
         while let Some(event) = self.event(patience.saturating_sub(start.elapsed()))? {
-            if self.ends(&event)? {
-                end = End::Done;
-                break;
+            if is_it(self, &event)? {
+                return Ok(End::Done);
             }
         }
-        if end == End::TooSlow {
-            let force = json!({"device": JOB, "force": true});
-            self.demand("block-job-cancel", force)?;
-        }
-        Ok(end)
+        Ok(End::TooSlow)
     }
 
     fn ends(&mut self, event: &Value) -> Result<bool> {
@@ -191,6 +231,61 @@ impl Daemon {
             "BLOCK_JOB_CANCELLED" => bail!("the copy was cancelled: {event}"),
             _ => Ok(false),
         }
+    }
+
+    /// Begins a full backup, and does not wait for the answer.
+    pub(super) fn send_backup(&mut self, id: &str, (source, target): (&str, &str)) -> Result<()> {
+        let arguments = json!({
+            "job-id": id, "device": source, "target": target, "sync": "full",
+        });
+        self.send("blockdev-backup", arguments).map(drop)
+    }
+
+    /// Waits until nothing is left of so many jobs that go well, and hears only that of what is said: reading it all
+    /// would take us longer than a small job.
+    pub(super) fn until_ended(&mut self, count: u64, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        let mut left = count;
+        while left > 0 {
+            ensure!(start.elapsed() < patience, "{left} of {count} jobs go on");
+            let line = self.line()?;
+            ensure!(!line.contains("\"error\""), "a job failed: {line}");
+            left -= u64::from(line.contains("\"null\""));
+        }
+        Ok(())
+    }
+
+    /// How long it takes from a command about the job until it is told to be in a state.
+    pub(super) fn timed(&mut self, command: &str, arguments: Value, state: &str) -> Result<Told> {
+        // A drain at the start looks like a pause, and may not have been read yet.
+        let since_us = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)?
+            .as_micros();
+        let start = Instant::now();
+        let id = self.send(command, arguments)?;
+        loop {
+            let heard = self.event(PATIENCE)?;
+            let heard = heard.with_context(|| format!("{command} has no effect"))?;
+            if heard["id"] == id && heard.get("error").is_some() {
+                return Ok(Told::Never);
+            }
+            match status_since(&heard, since_us) {
+                Some(status) if status == state => return Ok(Told::InTime(start.elapsed())),
+                Some("null") => return Ok(Told::TooLate(start.elapsed())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until there are no jobs, so that their nodes are free.
+    pub(super) fn until_no_jobs(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while self.ask("query-jobs", json!({}))?["return"] != json!([]) {
+            ensure!(start.elapsed() < PATIENCE, "a job does not end");
+            pause(LOOK_AGAIN_EVERY);
+        }
+        self.events.clear();
+        Ok(())
     }
 
     /// Ends it as clients do.
@@ -218,7 +313,7 @@ impl Daemon {
     }
 
     /// Reads one line.
-    fn hear(&mut self) -> Result<Value> {
+    fn line(&mut self) -> Result<String> {
         let heard = self.lines.read_line(&mut self.line);
         let is_cut = |error: &Error| error.kind() == ErrorKind::ConnectionReset;
         if matches!(heard, Ok(0)) || heard.as_ref().is_err_and(is_cut) {
@@ -226,12 +321,16 @@ impl Daemon {
             bail!("the daemon hung up");
         }
         heard?;
-        let line = std::mem::take(&mut self.line);
+        Ok(std::mem::take(&mut self.line))
+    }
+
+    fn hear(&mut self) -> Result<Value> {
+        let line = self.line()?;
         serde_json::from_str(&line).with_context(|| format!("no JSON: {line}"))
     }
 
-    /// Sends a command that must succeed.
-    fn demand(&mut self, command: &str, arguments: Value) -> Result<()> {
+    /// Sends a command, and returns the `id` that its answer will have.
+    fn send(&mut self, command: &str, arguments: Value) -> Result<Value> {
         self.last_id += 1;
         let id = json!(self.last_id);
         let mut whole = json!({"execute": command, "id": id});
@@ -239,17 +338,37 @@ impl Daemon {
         self.lines
             .get_mut()
             .write_all(format!("{whole}\n").as_bytes())?;
+        Ok(id)
+    }
+
+    /// Sends a command, and waits for its answer.
+    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let id = self.send(command, arguments)?;
         loop {
             let heard = self.hear().with_context(|| command.to_owned())?;
             if heard.get("event").is_some() {
                 self.events.push_back(heard);
             } else if heard["id"] == id {
-                let error = heard.get("error");
-                ensure!(error.is_none(), "{command}: {heard}");
-                return Ok(());
+                return Ok(heard);
             }
         }
     }
+
+    /// Sends a command that must succeed.
+    fn demand(&mut self, command: &str, arguments: Value) -> Result<()> {
+        let answer = self.ask(command, arguments)?;
+        let error = answer.get("error");
+        ensure!(error.is_none(), "{command}: {answer}");
+        Ok(())
+    }
+}
+
+/// The state that a job was told to be in, if that was since then: in microseconds since 1970, by the same clock.
+fn status_since(event: &Value, since_us: u128) -> Option<&str> {
+    let part = |name: &str| event["timestamp"][name].as_u64().map(u128::from);
+    let at_us = part("seconds")? * 1_000_000 + part("microseconds")?;
+    let is_it = event["event"] == "JOB_STATUS_CHANGE" && at_us >= since_us;
+    is_it.then(|| event["data"]["status"].as_str()).flatten()
 }
 
 /// The address of an export on a Unix socket.
@@ -284,4 +403,22 @@ fn accept(listener: &UnixListener, running: &mut Running) -> Result<UnixStream> 
 fn is_timeout(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<Error>();
     error.is_some_and(|it| matches!(it.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_jobs_are_heard_if_they_are_news() {
+        let event = json!({
+            "timestamp": {"seconds": 2, "microseconds": 5},
+            "event": "JOB_STATUS_CHANGE", "data": {"status": "paused", "id": JOB},
+        });
+        assert_eq!(status_since(&event, 2_000_005), Some("paused"));
+        assert_eq!(status_since(&event, 2_000_006), None);
+        let other = json!({"timestamp": {"seconds": 2, "microseconds": 5}, "event": "STOP"});
+        assert_eq!(status_since(&other, 0), None);
+        assert_eq!(status_since(&json!({"return": {}, "id": 1}), 0), None);
+    }
 }

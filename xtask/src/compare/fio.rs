@@ -173,12 +173,17 @@ impl Client {
     }
 }
 
-/// The percentile of so many samples, in milliseconds; the greatest where there are few.
+/// The percentile of what so many samples took, in milliseconds.
 pub(super) fn percentile_ms(samples: &[Sample], percent: usize) -> f64 {
-    let mut times: Vec<f64> = samples.iter().map(|sample| sample.latency_ms).collect();
-    times.sort_by(f64::total_cmp);
-    let at = (times.len() * percent).div_ceil(100);
-    times.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
+    let times = samples.iter().map(|sample| sample.latency_ms);
+    percentile(times.collect(), percent)
+}
+
+/// The percentile of some figures; the greatest where there are few.
+pub(super) fn percentile(mut figures: Vec<f64>, percent: usize) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let at = (figures.len() * percent).div_ceil(100);
+    figures.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
 }
 
 /// Reads fio's JSON, which may have warnings before it.

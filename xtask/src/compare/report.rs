@@ -19,8 +19,8 @@ pub(super) struct Outcome {
     /// The counted turns of each side.
     pub(super) turns: BTreeMap<Side, Vec<Taken>>,
     pub(super) failures: Vec<(Side, String)>,
-    /// A program that is not here, without which nobody can do it.
-    pub(super) skipped: Option<&'static str>,
+    /// Why nobody can do it here.
+    pub(super) skipped: Option<String>,
 }
 
 /// A turn, and whether others disturbed it.
@@ -57,7 +57,7 @@ impl Outcome {
     }
 
     /// Our figures over those of the same rounds of a peer.
-    fn ratio(&self, peer: Side, measure: Measure) -> Option<Spread> {
+    pub(super) fn ratio(&self, peer: Side, measure: Measure) -> Option<Spread> {
         let ours = self.figures(Side::Longshore, measure);
         let theirs = self.figures(peer, measure);
         let pairs = ours.into_iter().zip(theirs);
@@ -124,6 +124,11 @@ impl fmt::Display for Spread {
     }
 }
 
+const HEAD: &str = "\
+| # | Case | Measure | Ours | Peer | Peer's | Ours / peer's | Target | |
+|---|---|---|---|---|---|---|---|---|
+";
+
 /// One measure of one case, ours beside a peer's.
 #[derive(Debug)]
 struct Row {
@@ -132,9 +137,16 @@ struct Row {
     ours: Option<Spread>,
     /// Absent where there is nobody to compare with.
     peer: Option<(Side, Spread, Option<Spread>)>,
-    /// What is to be reached, and whether that is so.
-    bound: Option<(String, bool)>,
+    bound: Option<Verdict>,
     remark: String,
+}
+
+/// What is to be reached, and whether that is so.
+#[derive(Debug)]
+struct Verdict {
+    target: &'static str,
+    text: String,
+    is_met: bool,
 }
 
 impl Row {
@@ -170,7 +182,7 @@ impl Row {
             measure,
             ours: outcome.spread(Side::Longshore, measure),
             peer: Some((peer, theirs, ratio)),
-            bound: bound(outcome.case, (measure, Some(peer)), ratio),
+            bound: Verdict::of(outcome.case, (measure, Some(peer)), ratio),
             remark: outcome.remark(Some(peer)),
         })
     }
@@ -182,9 +194,20 @@ impl Row {
             measure,
             ours,
             peer: None,
-            bound: bound(outcome.case, (measure, None), ours),
+            bound: Verdict::of(outcome.case, (measure, None), ours),
             remark: outcome.remark(None),
         }
+    }
+
+    fn target(&self) -> &'static str {
+        self.bound.as_ref().map_or(self.case.target, |it| it.target)
+    }
+
+    /// Orders targets: jobs before exports, and by their numbers.
+    fn rank(&self) -> (bool, u32) {
+        let target = self.target();
+        let number = target.trim_start_matches(char::is_alphabetic).parse();
+        (target.starts_with('E'), number.unwrap_or(u32::MAX))
     }
 
     fn markdown(&self) -> String {
@@ -194,8 +217,7 @@ impl Row {
             None => ("", String::new(), String::new()),
         };
         let bound = match &self.bound {
-            Some((text, true)) => format!("{text}: met"),
-            Some((text, false)) => format!("{text}: **missed**"),
+            Some(bound) => bound.to_string(),
             None => String::new(),
         };
         let (measure, unit) = (self.measure, self.measure.unit());
@@ -204,7 +226,7 @@ impl Row {
             _ => format!("{measure}, {unit}"),
         };
         let cells = [
-            self.case.target,
+            self.target(),
             &format!("`{}`", self.case.name),
             &measure,
             &show(self.ours),
@@ -225,27 +247,39 @@ impl Row {
         });
         let bound = self.bound.as_ref();
         json!({
-            "target": self.case.target,
+            "target": self.target(),
             "case": self.case.name,
             "measure": self.measure.to_string(),
             "unit": self.measure.unit(),
             "ours": self.ours.map(Spread::json),
             "peer": peer,
-            "bound": bound.map(|(text, is_met)| json!({"text": text, "met": is_met})),
+            "bound": bound.map(|it| json!({"text": it.text, "met": it.is_met})),
             "remark": self.remark,
         })
     }
 }
 
-fn bound(
-    case: &Case,
-    (measure, peer): (Measure, Option<Side>),
-    found: Option<Spread>,
-) -> Option<(String, bool)> {
-    let mut bounds = case.bounds.iter();
-    let bound = bounds.find(|bound| bound.measure == measure && bound.peer == peer)?;
-    let is_met = bound.within.holds(found?.median);
-    Some((bound.within.to_string(), is_met))
+impl Verdict {
+    fn of(
+        case: &Case,
+        (measure, peer): (Measure, Option<Side>),
+        found: Option<Spread>,
+    ) -> Option<Self> {
+        let mut bounds = case.bounds.iter();
+        let bound = bounds.find(|bound| bound.measure == measure && bound.peer == peer)?;
+        Some(Self {
+            target: bound.target.unwrap_or(case.target),
+            text: bound.within.to_string(),
+            is_met: bound.within.holds(found?.median),
+        })
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.is_met { "met" } else { "**missed**" };
+        write!(f, "{}: {verdict}", self.text)
+    }
 }
 
 /// All that was found.
@@ -269,8 +303,8 @@ impl Report {
             .collect();
         for outcome in outcomes {
             let name = outcome.case.name;
-            if let Some(program) = outcome.skipped {
-                gaps.push(format!("`{name}` skipped: needs {program}"));
+            if let Some(why) = &outcome.skipped {
+                gaps.push(format!("`{name}` skipped: {why}"));
             }
             let failures = outcome.failures.iter();
             gaps.extend(
@@ -285,10 +319,13 @@ impl Report {
     }
 
     pub(super) fn markdown(&self) -> String {
-        let mut text = String::from("# Comparison\n\n");
-        text.push_str("| # | Case | Measure | Ours | Peer | Peer's | Ours / peer's | Target | |\n");
-        text.push_str("|---|---|---|---|---|---|---|---|---|\n");
-        text.extend(self.rows.iter().map(Row::markdown));
+        let mut bound: Vec<&Row> = self.rows.iter().filter(|it| it.bound.is_some()).collect();
+        bound.sort_by_key(|row| row.rank());
+        let mut text = String::from("# Comparison\n");
+        for (title, rows) in [("Targets", bound), ("All", self.rows.iter().collect())] {
+            write!(text, "\n## {title}\n\n{HEAD}").expect("a text takes all");
+            text.extend(rows.into_iter().map(Row::markdown));
+        }
         text.push('\n');
         for (what, value) in &self.machine {
             writeln!(text, "- {what}: {value}").expect("a text takes all");
@@ -297,6 +334,18 @@ impl Report {
             writeln!(text, "- {gap}").expect("a text takes all");
         }
         text
+    }
+
+    /// How many targets are met, and how many there are.
+    pub(super) fn met(&self) -> (usize, usize) {
+        let bounds = self.rows.iter().filter_map(|row| row.bound.as_ref());
+        let (met, missed): (Vec<_>, Vec<_>) = bounds.partition(|bound| bound.is_met);
+        (met.len(), met.len() + missed.len())
+    }
+
+    /// What is known of the machine by this name.
+    pub(super) fn machine(&self, name: &str) -> &str {
+        self.machine.get(name).map_or("unknown", String::as_str)
     }
 
     pub(super) fn json(&self) -> Value {
@@ -349,11 +398,14 @@ pub(super) mod tests {
                 (Side::Qsd, Measure::Wall, &[2.0, 4.0, 4.0]),
                 (Side::Longshore, Measure::Cpu, &[0.05]),
                 (Side::Qsd, Measure::Cpu, &[0.1]),
+                (Side::Longshore, Measure::Peak, &[10.0]),
+                (Side::Qsd, Measure::Peak, &[40.0]),
             ],
         );
         let table = report(&[outcome]).markdown();
         for row in [
             "| J1 | `copy/disk/backup` | CPU, s/GiB | 0.0500 | qsd | 0.10 | 0.50 | ≤ 0.1: **missed** |  |",
+            "| J11 | `copy/disk/backup` | peak memory, MiB | 10.00 | qsd | 40.00 | 0.25 | ≤ 0.5: met |  |",
             "- kernel: Linux",
             "- not here: nbdkit (Debian package nbdkit)",
         ] {

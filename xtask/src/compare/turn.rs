@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     cases::{Access, Case, Image, Job, Measure, Place, Side, Work},
     daemon::{Cache, Daemon, End, uri},
-    fio::{self, Client, Load, Sample},
+    fio::{self, Client, Found, Load, Sample},
+    jobs,
     process::{Running, ended_children_cpu, pause},
     world::World,
 };
@@ -24,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// How long a client writes before the copy begins, and how long a daemon is left alone before it is idle.
 const SETTLED_AFTER: Duration = Duration::from_millis(500);
+/// A mirror that takes so many times as long beside a client as without one is given up, a little later.
+const SLOWDOWN_MAX: u32 = 3;
+const SLACK: Duration = Duration::from_secs(1);
 /// A copy that nobody disturbs.
 const COPY_MAX: Duration = Duration::from_secs(300);
 const MIB_PER_GIB: f64 = 1024.0;
@@ -40,22 +44,33 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    fn set(&mut self, measure: Measure, value: f64) {
+    pub(super) fn set(&mut self, measure: Measure, value: f64) {
         self.figures.insert(measure, value);
     }
 
-    fn set_cpu(&mut self, cpu: Duration, moved_mib: f64) {
+    pub(super) fn set_cpu(&mut self, cpu: Duration, moved_mib: f64) {
         if moved_mib > 0.0 {
             self.set(Measure::Cpu, cpu.as_secs_f64() / (moved_mib / MIB_PER_GIB));
         }
     }
 
-    fn set_peak(&mut self, running: &mut Running) {
+    pub(super) fn set_peak(&mut self, running: &mut Running) {
         let peak_mib = running.peak_kib() as f64 / KIB_PER_MIB;
         self.set(Measure::Peak, peak_mib);
     }
 
-    fn set_copy(&mut self, wall: Duration, moved_mib: f64) {
+    /// What became of a client's writes in so long a time, and what they were before.
+    fn set_writes(&mut self, writes: &[Sample], wall: Duration, alone: Found) {
+        let iops = writes.len() as f64 / wall.as_secs_f64();
+        let p99_ms = fio::percentile_ms(writes, 99);
+        self.set(Measure::Iops, iops);
+        self.set(Measure::IopsAlone, alone.iops);
+        self.set(Measure::IopsKept, iops / alone.iops);
+        self.set(Measure::P99, p99_ms);
+        self.set(Measure::AddedP99, p99_ms - alone.p99_ms);
+    }
+
+    pub(super) fn set_copy(&mut self, wall: Duration, moved_mib: f64) {
         self.set(Measure::Wall, wall.as_secs_f64());
         if moved_mib > 0.0 {
             self.set(Measure::Rate, moved_mib / wall.as_secs_f64());
@@ -73,24 +88,37 @@ pub(super) fn take(world: &World, case: &Case, side: Side) -> Result<Turn> {
         (Work::Guest(job, depth), _) => guest(world, case.place, (job, depth), side),
         (Work::Random { .. } | Work::Sequential(_), _) => serve(world, case, side),
         (Work::ReadAll(connections), _) => read_all(world, case.place, connections, side),
+        (Work::Reflink, _) => copy(world, (case.place, Image::Full), (Job::Backup, side)),
+        (Work::Latency, _) => jobs::latency(world, case.place, side),
+        (Work::Crowd, _) => jobs::crowd(world, case.place, side),
+        (Work::Queue, _) => jobs::queue(world, case.place, side),
         (Work::Start, _) => start(world, side),
     }
 }
 
 /// Makes the images of a case, which is no part of any turn.
 pub(super) fn prepare(world: &World, case: &Case) -> Result<()> {
-    let image = match case.work {
-        Work::Copy(_, image) => image,
-        Work::Guest(..) | Work::Random { .. } | Work::Sequential(_) | Work::ReadAll(_) => {
-            Image::Full
-        }
-        Work::Start => return Ok(()),
+    let Some(image) = case.work.image() else {
+        return Ok(());
     };
     world.source(case.place, image)?;
-    if matches!(case.work, Work::Copy(..) | Work::Guest(..)) {
+    if case.work.has_target() {
         world.target(case.place, image)?;
     }
+    if matches!(case.work, Work::Crowd) {
+        for number in 0..world.scale.crowd {
+            world.numbered_target(case.place, image, number)?;
+        }
+    }
     Ok(())
+}
+
+/// Has nothing of a turn go on in the next one, or help it.
+pub(super) fn settle(world: &World, case: &Case, side: Side) -> Result<()> {
+    match (case.work, side) {
+        (Work::Copy(_, image), Side::QsdDefaults) => world.settle(case.place, image),
+        _ => Ok(()),
+    }
 }
 
 fn copy(world: &World, (place, image): (Place, Image), (job, side): (Job, Side)) -> Result<Turn> {
@@ -161,6 +189,16 @@ fn guest(world: &World, place: Place, (job, depth): (Job, u32), side: Side) -> R
     daemon.open("source", &source, Cache::Direct)?;
     daemon.open("target", &target, Cache::Direct)?;
     let address = daemon.export("source")?;
+    let mut turn = Turn::default();
+    let mut patience = Duration::from_secs(world.scale.copy_max_s);
+    if matches!(job, Job::Mirror | Job::MirrorWriteBlocking) {
+        let start = Instant::now();
+        daemon.begin(job)?;
+        ensure!(daemon.finish(COPY_MAX)? == End::Done, "no copy ends");
+        let quiet = start.elapsed();
+        turn.set(Measure::Quiet, quiet.as_secs_f64());
+        patience = patience.min(quiet * SLOWDOWN_MAX + SLACK);
+    }
     let mut load = Load {
         access: "randwrite",
         block_kib: 4,
@@ -176,32 +214,23 @@ fn guest(world: &World, place: Place, (job, depth): (Job, u32), side: Side) -> R
     let cpu = daemon.running.cpu();
     let (start, since_ms) = (Instant::now(), epoch_ms()?);
     daemon.begin(job)?;
-    let end = daemon.finish(Duration::from_secs(world.scale.copy_max_s))?;
+    let end = daemon.until_ready(patience)?;
     let (wall, until_ms) = (start.elapsed(), epoch_ms()?);
-    let mut turn = Turn {
-        is_given_up: end == End::TooSlow,
-        ..Turn::default()
-    };
-    let moved_mib = world.scale.image_mib as f64;
+    turn.is_given_up = end == End::TooSlow;
     turn.set(Measure::Wall, wall.as_secs_f64());
+    if let Some(quiet) = turn.figures.get(&Measure::Quiet) {
+        turn.set(Measure::Slowdown, wall.as_secs_f64() / quiet);
+    }
     if end == End::Done {
+        let moved_mib = world.scale.image_mib as f64;
         turn.set_cpu(daemon.running.cpu() - cpu, moved_mib);
     }
     turn.set_peak(&mut daemon.running);
     let mut writes = client.end()?;
     writes.retain(|write| (since_ms..until_ms).contains(&write.at_ms));
-    let iops = writes.len() as f64 / wall.as_secs_f64();
-    let p99_ms = fio::percentile_ms(&writes, 99);
-    turn.set(Measure::Iops, iops);
-    turn.set(Measure::IopsAlone, alone.iops);
-    turn.set(Measure::IopsKept, iops / alone.iops);
-    turn.set(Measure::P99, p99_ms);
-    turn.set(Measure::AddedP99, p99_ms - alone.p99_ms);
+    turn.set_writes(&writes, wall, alone);
     turn.trace = trace(&writes, since_ms);
-    // The daemon may still be busy with the copy that was given up.
-    if end == End::Done {
-        daemon.quit()?;
-    }
+    // The daemon may still be busy with a copy that was given up, or a mirror: it is not asked to quit.
     Ok(turn)
 }
 
@@ -229,9 +258,7 @@ fn serve(world: &World, case: &Case, side: Side) -> Result<Turn> {
             depth, connections, ..
         } => ("randwrite", 4, depth, connections),
         Work::Sequential(connections) => ("read", 256, 16, connections),
-        Work::Copy(..) | Work::Guest(..) | Work::ReadAll(_) | Work::Start => {
-            bail!("{} is no case of fio's", case.name)
-        }
+        _ => bail!("{} is no case of fio's", case.name),
     };
     let load = Load {
         access,

@@ -13,13 +13,15 @@ use std::{
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::cases::{CASES, Image, Place, Side};
+use super::cases::{CASES, Case, Image, Place, Side, Work};
 
 const MIB: u64 = 1 << 20;
 /// The folder in memory.
 const MEMORY: &str = "/dev/shm";
 /// With which the names of our folders begin; the number of the process follows.
 const PREFIX: &str = "longshore-compare-";
+/// What is to be free beside the images, in MiB.
+const SPARE_MIB: u64 = 1024;
 /// The programs of others, and the packages of Debian that have them.
 const PEERS: [(&str, &str); 7] = [
     ("qemu-storage-daemon", "qemu-system-common"),
@@ -40,6 +42,12 @@ pub(super) struct Scale {
     pub(super) sparse_mib: u64,
     /// The image that has nothing else.
     pub(super) holes_mib: u64,
+    /// The images of many jobs.
+    pub(super) small_mib: u64,
+    /// How many jobs there are at once.
+    pub(super) crowd: u64,
+    /// How many there are one after the other.
+    pub(super) queue: u64,
     /// How long a client is measured.
     pub(super) client_s: u64,
     /// After how long a copy beside a client is given up.
@@ -51,13 +59,19 @@ impl Scale {
         image_mib: 4096,
         sparse_mib: 65_536,
         holes_mib: 1 << 20,
-        client_s: 3,
+        small_mib: 64,
+        crowd: 200,
+        queue: 10_000,
+        client_s: 2,
         copy_max_s: 60,
     };
     pub(super) const QUICK: Self = Self {
         image_mib: 256,
         sparse_mib: 4096,
         holes_mib: 8192,
+        small_mib: 4,
+        crowd: 50,
+        queue: 200,
         client_s: 1,
         copy_max_s: 4,
     };
@@ -67,13 +81,15 @@ impl Scale {
             Image::Full => self.image_mib,
             Image::Sparse => self.sparse_mib,
             Image::Holes => self.holes_mib,
+            Image::Small => self.small_mib,
+            Image::Tiny => 1,
         }
     }
 
     /// How much of an image is data.
     pub(super) fn data_mib(&self, image: Image) -> u64 {
         match image {
-            Image::Full => self.image_mib,
+            Image::Full | Image::Small | Image::Tiny => self.len_mib(image),
             Image::Sparse => self.sparse_mib / 32,
             Image::Holes => 0,
         }
@@ -159,43 +175,121 @@ impl World {
         let (len_mib, data_mib) = (self.scale.len_mib(image), self.scale.data_mib(image));
         let file = File::create(path)?;
         file.set_len(len_mib * MIB)?;
-        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let random = Random::new();
         let step_mib = len_mib.checked_div(data_mib).unwrap_or(1);
         for at in 0..data_mib {
-            file.write_all_at(&random.mebibyte(), at * step_mib * MIB)?;
+            file.write_all_at(random.mebibyte(at), at * step_mib * MIB)?;
         }
-        // What is written later is no work of those who are measured.
-        Ok(file.sync_all()?)
+        settle(path)
     }
 
     /// An image to copy to: of a full one all blocks are there already, of others none.
     pub(super) fn target(&self, place: Place, image: Image) -> Result<PathBuf> {
         let path = self.folder(place).join(format!("target {image:?}"));
-        if image == Image::Full && path.exists() {
-            return Ok(path);
+        self.make_target(&path, image)?;
+        Ok(path)
+    }
+
+    /// One of many of these.
+    pub(super) fn numbered_target(
+        &self,
+        place: Place,
+        image: Image,
+        number: u64,
+    ) -> Result<PathBuf> {
+        let name = format!("target {image:?} {number}");
+        let path = self.folder(place).join(name);
+        self.make_target(&path, image)?;
+        Ok(path)
+    }
+
+    fn make_target(&self, path: &Path, image: Image) -> Result<()> {
+        if image.is_full() && path.exists() {
+            return Ok(());
         }
-        let mut file = File::create(&path)?;
-        if image == Image::Full {
+        let mut file = File::create(path)?;
+        if image.is_full() {
             let zeros = vec![0; usize::try_from(MIB)?];
-            for _ in 0..self.scale.image_mib {
+            for _ in 0..self.scale.len_mib(image) {
                 file.write_all(&zeros)?;
             }
         }
         file.set_len(self.scale.len_mib(image) * MIB)?;
-        file.sync_all()?;
-        Ok(path)
+        settle(path)
     }
 
-    /// Removes the images of a place.
-    pub(super) fn tidy(&self, place: Place) -> Result<()> {
+    /// Has nothing of a turn go on in the next one, or help it.
+    pub(super) fn settle(&self, place: Place, image: Image) -> Result<()> {
+        if place == Place::Disk {
+            settle(&self.source(place, image)?)?;
+            settle(&self.folder(place).join(format!("target {image:?}")))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the images that none of these cases uses.
+    pub(super) fn tidy(&self, later: &[usize]) -> Result<()> {
+        let used: Vec<(Place, Image)> = later
+            .iter()
+            .filter_map(|index| Some((CASES[*index].place, CASES[*index].work.image()?)))
+            .collect();
+        let places = [Place::Disk, Place::Memory].into_iter();
+        let all = places.flat_map(|place| Image::ALL.map(|image| (place, image)));
+        for (place, image) in all.filter(|it| !used.contains(it)) {
+            self.remove(place, image)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, place: Place, image: Image) -> Result<()> {
+        let roles = [format!("source {image:?}"), format!("target {image:?}")];
         for entry in fs::read_dir(self.folder(place))? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("source") || name.starts_with("target") {
+            if roles.iter().any(|role| name.starts_with(role)) {
                 fs::remove_file(&path)?;
             }
         }
         Ok(())
+    }
+
+    /// Why a case cannot be done here by anybody, if so.
+    pub(super) fn obstacle(&self, case: &Case) -> Result<Option<String>> {
+        let program = case.work.program();
+        if let Some(program) = program.filter(|name| !self.has(Some(name))) {
+            return Ok(Some(format!("needs {program}")));
+        }
+        match case.work {
+            Work::Reflink if !self.shares_blocks()? => {
+                let kind = disk(self.disk.path());
+                Ok(Some(format!("files on {kind} cannot share blocks")))
+            }
+            Work::Crowd => Ok(self.lack_of_memory()),
+            _ => Ok(None),
+        }
+    }
+
+    fn shares_blocks(&self) -> Result<bool> {
+        let paths = ["shared", "sharer"].map(|name| self.disk.path().join(name));
+        fs::write(&paths[0], vec![1; 1 << 16])?;
+        let mut cp = Command::new("cp");
+        let copied = cp.arg("--reflink=always").args(&paths).output()?;
+        for path in paths {
+            // The copy may not have come to be.
+            drop(fs::remove_file(path));
+        }
+        Ok(copied.status.success())
+    }
+
+    fn lack_of_memory(&self) -> Option<String> {
+        let needed_mib = (self.scale.crowd + 1) * self.scale.small_mib + SPARE_MIB;
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let free = memory
+            .lines()
+            .find_map(|it| it.strip_prefix("MemAvailable:"))?;
+        let free_kib: u64 = free.split_whitespace().next()?.parse().ok()?;
+        let lacks = free_kib / 1024 < needed_mib;
+        lacks.then(|| format!("needs {needed_mib} MiB of free memory"))
     }
 
     /// The machine, and the versions of the programs.
@@ -211,9 +305,10 @@ impl World {
         machine.insert("processors", format!("{count} × {model}"));
         let kernel = read("/proc/sys/kernel/osrelease");
         machine.insert("kernel", format!("Linux {}", kernel.trim()));
-        let mut findmnt = Command::new("findmnt");
-        findmnt.args(["-no", "FSTYPE", "-T"]).arg(folder);
-        machine.insert("disk", first_line(&mut findmnt));
+        machine.insert("disk", disk(folder));
+        let mut date = Command::new("date");
+        let date = date.args(["-u", "+%B %Y"]).env("LC_ALL", "C");
+        machine.insert("date", first_line(date));
         for (name, _) in PEERS.iter().filter(|(name, _)| self.has(Some(name))) {
             let version = first_line(Command::new(name).arg("--version"));
             machine.insert(name, version);
@@ -239,9 +334,20 @@ fn remove_leftovers(parent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether one of these cases uses the place.
-pub(super) fn is_used_later(place: Place, wanted: &[usize]) -> bool {
-    wanted.iter().any(|index| CASES[*index].place == place)
+/// Has all of a file written, which is no work of those who are measured, and nothing of it in the page cache.
+fn settle(path: &Path) -> Result<()> {
+    File::open(path)?.sync_all()?;
+    let mut dd = Command::new("dd");
+    dd.arg(format!("if={}", path.display()));
+    // It is advice: what cannot follow it is measured as it is.
+    drop(dd.args(["iflag=nocache", "count=0"]).output());
+    Ok(())
+}
+
+/// The kind of file system that a folder is on.
+fn disk(folder: &Path) -> String {
+    let mut findmnt = Command::new("findmnt");
+    first_line(findmnt.args(["-no", "FSTYPE", "-T"]).arg(folder))
 }
 
 fn first_line(command: &mut Command) -> String {
@@ -256,19 +362,30 @@ fn find(program: &str) -> Option<PathBuf> {
     found.find(|path| path.is_file())
 }
 
-/// Bytes that no program can make smaller: xorshift.
-struct Random(u64);
+/// Bytes that no program can make smaller: xorshift. Each mebibyte begins elsewhere in them, so that no two blocks of
+/// an image are the same, and they need not be made for each image anew.
+struct Random(Vec<u8>);
 
 impl Random {
-    fn mebibyte(&mut self) -> Vec<u8> {
-        let words = MIB / 8;
-        let bytes = (0..words).flat_map(|_| {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0.to_le_bytes()
+    const LEN_MIB: u64 = 4;
+    /// Odd, so that no block begins where another did.
+    const STEP: u64 = 1_234_577;
+
+    fn new() -> Self {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let bytes = (0..Self::LEN_MIB * MIB / 8).flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
         });
-        bytes.collect()
+        Self(bytes.collect())
+    }
+
+    fn mebibyte(&self, number: u64) -> &[u8] {
+        let start = number * Self::STEP % ((Self::LEN_MIB - 1) * MIB);
+        let start = usize::try_from(start).expect("it is below the length of a vector");
+        &self.0[start..][..1 << 20]
     }
 }
 
@@ -283,6 +400,9 @@ mod tests {
             image_mib: 2,
             sparse_mib: 64,
             holes_mib: 64,
+            small_mib: 1,
+            crowd: 2,
+            queue: 1,
             client_s: 1,
             copy_max_s: 1,
         };
