@@ -12,6 +12,7 @@
 mod epoll;
 mod file;
 mod fork;
+mod new_file;
 mod ring;
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -35,6 +36,7 @@ pub use file::{
     unlock_byte,
 };
 pub(crate) use fork::ForkMark;
+pub use new_file::{overwrite_in_place, reserve_space, set_extent_size_hint};
 pub(crate) use ring::{ENTER_REGISTERED, enter_ring, register_ring, unregister_ring};
 pub(crate) use socket::{
     Blocking, SLICES_MAX, SocketAddress, accept, connect_now, connect_waiting,

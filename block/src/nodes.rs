@@ -21,7 +21,10 @@ pub use fault::{
     FaultAction, FaultControl, FaultEvent, FaultNode, FaultOp, FaultOptions, FaultRule,
     HeldRequest, InjectError, SetState,
 };
-pub use file::{FileIdentity, FileNode, FileOptions, LockTerm, OnOffAuto, Sharing};
+pub use file::{
+    CreateOptions, FileIdentity, FileNode, FileOptions, LockTerm, NewFile, OnOffAuto,
+    Preallocation, Sharing,
+};
 pub use memory::{MemoryNode, MemoryOptions};
 pub use mirror_top::{MirrorHandle, MirrorTopNode};
 pub use null::{NullNode, NullOptions};

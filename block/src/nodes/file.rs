@@ -1,5 +1,6 @@
 //! `file`: a node over a regular file or a block device.
 
+mod create;
 mod holes;
 mod locking;
 mod open;
@@ -18,6 +19,7 @@ use std::{
 
 use aio::{AioContext, Fd, IoBuf};
 
+pub use self::create::{CreateOptions, NewFile, Preallocation};
 pub use self::options::{FileIdentity, FileOptions, LockTerm, OnOffAuto, Sharing};
 use self::{
     holes::{HoleCache, find_run},

@@ -128,7 +128,7 @@ impl MirrorTopNode {
 
 impl NodeDriver for MirrorTopNode {
     fn driver_name(&self) -> &'static str {
-        "mirror-top"
+        "mirror_top"
     }
 
     fn limits(&self) -> Limits {

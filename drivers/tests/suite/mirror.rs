@@ -105,6 +105,6 @@ async fn assert_equal(world: &World) {
 fn filters(world: &World) -> usize {
     let nodes = world.graph.nodes().into_iter();
     nodes
-        .filter(|node| node.driver_name() == "mirror-top")
+        .filter(|node| node.driver_name() == "mirror_top")
         .count()
 }

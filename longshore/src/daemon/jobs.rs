@@ -5,6 +5,8 @@
 
 mod backup;
 mod change;
+mod create;
+mod drive;
 mod mirror;
 mod progress;
 mod query;
@@ -19,6 +21,7 @@ use qmp::{QmpError, qapi_struct};
 pub(super) use self::{
     backup::{BlockdevBackup, spec as backup_spec},
     change::JobType,
+    drive::{DriveBackup, backup_target},
     types::{JobStatus, named},
 };
 use super::{Daemon, command::Command, error::IntoQmp};
@@ -48,7 +51,9 @@ pub(super) fn commands() -> Vec<Command> {
     commands.extend(progress::commands());
     commands.extend(change::commands());
     commands.extend(backup::commands());
+    commands.extend(create::commands());
     commands.extend(mirror::commands());
+    commands.extend(drive::commands());
     commands
 }
 

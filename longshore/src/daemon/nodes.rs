@@ -13,6 +13,7 @@ use super::{Daemon, command::Command, error::IntoQmp};
 mod change;
 mod filters;
 mod graph;
+mod implicit;
 mod leaves;
 mod open;
 mod options;
@@ -21,7 +22,10 @@ mod query;
 mod tests;
 
 use self::open::{Common, Tree};
-pub(super) use self::options::BlockdevOptions;
+pub(super) use self::{
+    implicit::{Image, ImplicitNode, NewImageMode, files},
+    options::BlockdevOptions,
+};
 
 /// The nodes that clients own, by name, and what is known of them.
 #[derive(Debug, Default)]

@@ -11,7 +11,8 @@ use super::{
     bitmaps::{self, BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge},
     command::Command,
     error::IntoQmp,
-    jobs::{BlockdevBackup, backup_spec},
+    jobs::{BlockdevBackup, DriveBackup, backup_spec, backup_target},
+    nodes::ImplicitNode,
 };
 
 pub(super) fn commands() -> Vec<Command> {
@@ -52,20 +53,56 @@ async fn transaction(daemon: &Rc<Daemon>, args: TransactionArguments) -> Result<
     if completion == Completion::Grouped {
         check_grouped(&args.actions)?;
     }
-    let actions = args.actions.into_iter();
-    let actions = actions.map(|action| understood(daemon, action)).collect();
+    let mut targets = Targets::new();
+    let mut actions = Vec::new();
+    for action in args.actions {
+        let action = understood(daemon, action, &mut targets).await;
+        // Nothing behind this one is looked at, so no file is made for it.
+        let is_last = matches!(action, Action::Abort | Action::Refused(_));
+        actions.push(action);
+        if is_last {
+            break;
+        }
+    }
     let registry = (daemon.engine.graph(), daemon.registry());
     let started = Backup::start_group(registry, actions, completion).await;
-    started.map(drop).map_err(IntoQmp::into_qmp)
+    started.map_err(IntoQmp::into_qmp)?;
+    for (target, job_id) in targets {
+        target.leave_to(daemon, job_id.as_deref());
+    }
+    Ok(())
+}
+
+/// The nodes that were made for backups, and the ids of these.
+type Targets = Vec<(ImplicitNode, Option<String>)>;
+
+/// A backup to a path, whose node is made now.
+async fn drive_backup(daemon: &Rc<Daemon>, drive: DriveBackup, targets: &mut Targets) -> Action {
+    let (target, backup) = match backup_target(daemon, drive).await {
+        Ok(known) => known,
+        Err(error) => return Action::Refused(BackupError::Refused(error.desc)),
+    };
+    targets.push((target, backup.job_id.clone()));
+    of_backup(daemon, backup)
+}
+
+fn of_backup(daemon: &Daemon, backup: BlockdevBackup) -> Action {
+    match backup_spec(daemon, backup) {
+        Ok(spec) => Action::Backup(Box::new(spec)),
+        Err(error) => Action::Refused(error),
+    }
 }
 
 /// Jobs that end together are all backups. Looked at before anything is done.
 fn check_grouped(actions: &[TransactionAction]) -> Result<(), QmpError> {
     let kinds = actions.iter().map(|action| action.r#type.tag());
-    match kinds
-        .into_iter()
-        .find(|kind| *kind != TransactionActionKind::BlockdevBackup)
-    {
+    let is_backup = |kind: &TransactionActionKind| {
+        matches!(
+            kind,
+            TransactionActionKind::BlockdevBackup | TransactionActionKind::DriveBackup
+        )
+    };
+    match kinds.into_iter().find(|kind| !is_backup(kind)) {
         None => Ok(()),
         Some(kind) => Err(QmpError::generic(format!(
             "Action '{kind}' does not support transaction property completion-mode = grouped"
@@ -74,7 +111,11 @@ fn check_grouped(actions: &[TransactionAction]) -> Result<(), QmpError> {
 }
 
 /// What an action means as things stand. One that means nothing says so when it is its turn.
-fn understood(daemon: &Daemon, action: TransactionAction) -> Action {
+async fn understood(
+    daemon: &Rc<Daemon>,
+    action: TransactionAction,
+    targets: &mut Targets,
+) -> Action {
     use TransactionActionData as Data;
     let of_bitmap = |action: Result<BitmapAction, QmpError>| match action {
         Ok(action) => Action::Bitmap(action),
@@ -96,10 +137,8 @@ fn understood(daemon: &Daemon, action: TransactionAction) -> Action {
             of_bitmap(bitmaps::named(daemon, bitmap.data).map(BitmapAction::Disable))
         }
         Data::BlockDirtyBitmapMerge(merge) => of_bitmap(bitmaps::merge_action(daemon, merge.data)),
-        Data::BlockdevBackup(backup) => match backup_spec(daemon, backup.data) {
-            Ok(spec) => Action::Backup(Box::new(spec)),
-            Err(error) => Action::Refused(error),
-        },
+        Data::BlockdevBackup(backup) => of_backup(daemon, backup.data),
+        Data::DriveBackup(drive) => drive_backup(daemon, drive.data, targets).await,
     }
 }
 
@@ -148,6 +187,14 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// Data of an action that starts a backup to a path.
+    pub(crate) struct DriveBackupData {
+        /// The backup.
+        data: DriveBackup,
+    }
+}
+
 qapi_union! {
     /// One action of a transaction.
     pub(crate) struct TransactionAction {}
@@ -170,5 +217,7 @@ qapi_union! {
         BlockDirtyBitmapMerge(BitmapMergeData),
         /// Starts a backup.
         BlockdevBackup(BackupData),
+        /// Starts a backup to a path.
+        DriveBackup(DriveBackupData),
     }
 }

@@ -85,6 +85,19 @@ impl ImageLocks {
         }
     }
 
+    /// Takes all at once for a file that has no node yet: what is done and allowed is `users`. Where there are no
+    /// locks, nobody can be seen.
+    pub(super) fn claim(file: &File, path: PathBuf, users: Permissions) -> Result<(), BlockError> {
+        let locks = Self {
+            path,
+            locking: OnOffAuto::Auto,
+            sharing: Sharing::Readers,
+            opener: Permissions::IDLE,
+            held: Mutex::default(),
+        };
+        locks.prepare(file.as_fd(), users)
+    }
+
     /// Takes what users of the node need to do and allow `next`, and gives nothing back.
     pub(super) fn prepare(
         &self,

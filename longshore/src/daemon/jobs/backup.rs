@@ -67,7 +67,10 @@ qapi_struct! {
     }
 }
 
-async fn blockdev_backup(daemon: &Rc<Daemon>, args: BlockdevBackup) -> Result<(), QmpError> {
+pub(super) async fn blockdev_backup(
+    daemon: &Rc<Daemon>,
+    args: BlockdevBackup,
+) -> Result<(), QmpError> {
     let spec = spec(daemon, args).map_err(IntoQmp::into_qmp)?;
     let BackupSpec {
         source,

@@ -59,7 +59,10 @@ qapi_struct! {
     }
 }
 
-async fn blockdev_mirror(daemon: &Rc<Daemon>, args: BlockdevMirror) -> Result<(), QmpError> {
+pub(super) async fn blockdev_mirror(
+    daemon: &Rc<Daemon>,
+    args: BlockdevMirror,
+) -> Result<(), QmpError> {
     if matches!(args.sync, MirrorSyncMode::Bitmap) && args.x_longshore_bitmap.is_none() {
         return Err(QmpError::generic("Sync mode 'bitmap' not supported"));
     }
