@@ -9,6 +9,7 @@
 //!
 //! All of it lives on the engine's loop thread. The command line runs the same functions as QMP does.
 
+mod base64;
 mod bitmaps;
 mod chardev;
 mod command;

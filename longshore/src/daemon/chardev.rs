@@ -1,5 +1,6 @@
 //! [`Chardevs`]: where the clients of monitors come from: sockets that listen, sockets that connect out, a terminal.
 
+mod ringbuf;
 mod types;
 
 use std::{
@@ -19,7 +20,10 @@ use aio::{Address, AioContext, Fd};
 use nbd::NbdAddress;
 use qmp::QmpError;
 
-use self::types::{ChardevAdd, ChardevId, ChardevInfo, ChardevKind, ChardevOptions, Patience};
+use self::{
+    ringbuf::RingBuffer,
+    types::{ChardevAdd, ChardevId, ChardevInfo, ChardevKind, ChardevOptions, Patience},
+};
 use super::{
     Daemon,
     command::Command,
@@ -52,6 +56,8 @@ pub(super) struct Chardev {
 enum Way {
     /// Nobody ever comes.
     Null,
+    /// Nobody ever comes; what is written is kept for those who ask for it.
+    Remember(RingBuffer),
     /// Standard input and output; one client, who is there from the start.
     Terminal,
     /// Clients connect to a socket of ours.
@@ -65,13 +71,17 @@ enum Way {
 
 /// The commands of this file.
 pub(super) fn commands() -> Vec<Command> {
-    vec![
+    let mut commands = vec![
         Command::new("chardev", chardev).line_only(),
         Command::new("chardev-add", chardev_add),
+        Command::new("chardev-change", chardev_change),
+        Command::new("chardev-send-break", chardev_send_break),
         Command::new("chardev-remove", chardev_remove),
         Command::new("query-chardev-backends", query_chardev_backends),
         Command::new("query-chardev", query_chardev),
-    ]
+    ];
+    commands.extend(ringbuf::commands());
+    commands
 }
 
 /// `--chardev`.
@@ -90,16 +100,35 @@ async fn make(
         let text = format!("Chardev with id '{}' already exists", options.id);
         return Err(QmpError::generic(text));
     }
+    let chardev = open(daemon, options, patience).await?;
+    let mut chardevs = daemon.chardevs.by_id.borrow_mut();
+    if chardevs.contains_key(&chardev.id) {
+        let text = format!("Chardev with id '{}' already exists", chardev.id);
+        return Err(QmpError::generic(text));
+    }
+    chardevs.insert(chardev.id.clone(), chardev);
+    Ok(())
+}
+
+/// Connects out, or waits for the first client, where that is wanted.
+async fn open(
+    daemon: &Rc<Daemon>,
+    options: ChardevOptions,
+    patience: Patience,
+) -> Result<Rc<Chardev>, QmpError> {
     let way = match options.backend.as_str() {
         "null" => Way::Null,
         "stdio" => Way::Terminal,
         "socket" => socket(daemon, &options).await?,
+        "ringbuf" | "memory" => Way::Remember(RingBuffer::new(options.size.map(|size| size.0))?),
         other => {
             let text = format!("'{other}' is not a valid char driver name");
             return Err(QmpError::generic(text));
         }
     };
-    daemon.chardevs.add(daemon, options.id, way, patience).await
+    let chardev = Chardev::new(options.id, way);
+    chardev.meet_early(&daemon.context, patience).await?;
+    Ok(chardev)
 }
 
 /// A monitor on a socket that the process was started with.
@@ -200,11 +229,36 @@ async fn chardev_add(daemon: &Rc<Daemon>, args: ChardevAdd) -> Result<(), QmpErr
     let options = args.into_options();
     check_id(&id)?;
     let made = make(daemon, options, patience).await;
-    made.map_err(|error| QmpError::generic(format!("Failed to add chardev '{id}': {}", error.desc)))
+    made.map_err(|error| cannot_add(&id, &error))
+}
+
+/// Puts another in the place of one that nobody uses. Until that is there, and if it cannot be, the old one stays.
+async fn chardev_change(daemon: &Rc<Daemon>, args: ChardevAdd) -> Result<(), QmpError> {
+    let id = args.id.clone();
+    daemon.chardevs.check_unused(&id)?;
+    let patience = Patience::of(args.backend.waits());
+    let opened = open(daemon, args.into_options(), patience).await;
+    let chardev = opened.map_err(|error| cannot_add(&id, &error))?;
+    // Somebody may have come while it was opened.
+    daemon.chardevs.check_unused(&id)?;
+    daemon.chardevs.by_id.borrow_mut().insert(id, chardev);
+    Ok(())
+}
+
+fn cannot_add(id: &str, error: &QmpError) -> QmpError {
+    QmpError::generic(format!("Failed to add chardev '{id}': {}", error.desc))
+}
+
+/// Breaks are for serial lines, and there are none; to all others one is nothing.
+async fn chardev_send_break(daemon: &Rc<Daemon>, args: ChardevId) -> Result<(), QmpError> {
+    let found = daemon.chardevs.find(&args.id);
+    found
+        .map(drop)
+        .ok_or_else(|| QmpError::generic(format!("Chardev '{}' not found", args.id)))
 }
 
 async fn query_chardev_backends(_: &Rc<Daemon>, (): ()) -> Result<Vec<ChardevKind>, QmpError> {
-    let names = ["null", "socket", "stdio"].map(|name| ChardevKind {
+    let names = ["memory", "null", "ringbuf", "socket", "stdio"].map(|name| ChardevKind {
         name: name.to_owned(),
     });
     Ok(names.into())
@@ -237,22 +291,16 @@ impl Chardevs {
         self.by_id.borrow().get(id).cloned()
     }
 
-    /// Adds a chardev. Connects out before that, or waits for the first client, where that is wanted.
-    async fn add(
-        &self,
-        daemon: &Daemon,
-        id: String,
-        way: Way,
-        patience: Patience,
-    ) -> Result<(), QmpError> {
-        if self.find(&id).is_some() {
-            let text = format!("Chardev with id '{id}' already exists");
-            return Err(QmpError::generic(text));
+    /// Refuses a chardev that is not there, or that a monitor has.
+    fn check_unused(&self, id: &str) -> Result<(), QmpError> {
+        match self.find(id) {
+            None => Err(QmpError::generic(format!("Chardev '{id}' does not exist"))),
+            Some(chardev) if chardev.is_taken.get() => {
+                let text = "Chardev user does not support chardev hotswap";
+                Err(QmpError::generic(text))
+            }
+            Some(_) => Ok(()),
         }
-        let chardev = Chardev::new(id.clone(), way);
-        chardev.meet_early(&daemon.context, patience).await?;
-        self.by_id.borrow_mut().insert(id, chardev);
-        Ok(())
     }
 
     /// The ids of all.
@@ -302,7 +350,7 @@ impl Chardev {
                 let what = "cannot use standard input and output";
                 Some(terminal.map_err(|source| error::system(what, &source))?)
             }
-            Way::Null | Way::Listen(_) | Way::Connect { .. } => None,
+            Way::Null | Way::Remember(_) | Way::Listen(_) | Way::Connect { .. } => None,
         };
         *self.early.borrow_mut() = early;
         Ok(())
@@ -337,7 +385,9 @@ impl Chardev {
                     address,
                     again_ns: Some(again_ns),
                 } => (context.connect(address).await, *again_ns),
-                Way::Null | Way::Terminal | Way::Connect { .. } => return pending().await,
+                Way::Null | Way::Remember(_) | Way::Terminal | Way::Connect { .. } => {
+                    return pending().await;
+                }
             };
             match came {
                 Ok(socket) => return socket,
@@ -353,12 +403,13 @@ const RETRY_NS: u64 = 100_000_000;
 
 impl fmt::Display for Chardev {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_socket = !matches!(self.way, Way::Null | Way::Terminal);
+        let is_socket = matches!(self.way, Way::Listen(_) | Way::Connect { .. });
         if is_socket && !self.is_connected.get() {
             f.write_str("disconnected:")?;
         }
         match &self.way {
             Way::Null => f.write_str("null"),
+            Way::Remember(_) => f.write_str("ringbuf"),
             Way::Terminal => f.write_str("stdio"),
             Way::Listen(listener) => match listener.address() {
                 NbdAddress::Unix(path) => write!(f, "unix:{},server=on", path.display()),

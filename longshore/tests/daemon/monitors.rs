@@ -237,3 +237,76 @@ fn the_end_is_told_when_it_has_come() {
     );
     assert_eq!(daemon.wait().code, Some(0));
 }
+
+#[test]
+fn a_ring_buffer_keeps_what_was_written_last() {
+    let world = World::new();
+    let daemon = world.start(&["--chardev", "ringbuf,id=r,size=8"]);
+    let mut client = daemon.client();
+    let write = |client: &mut Qmp, data: &str, format: &str| {
+        let arguments = json!({ "device": "r", "data": data, "format": format });
+        client.run("ringbuf-write", arguments);
+    };
+    let read = |client: &mut Qmp, size: u64, format: &str| {
+        let arguments = json!({ "device": "r", "size": size, "format": format });
+        client.run("ringbuf-read", arguments)
+    };
+    write(&mut client, "0123456789", "utf8");
+    assert_eq!(read(&mut client, 3, "utf8"), "234");
+    assert_eq!(read(&mut client, 100, "base64"), "NTY3ODk=");
+    write(&mut client, "w6n/", "base64");
+    assert_eq!(read(&mut client, 100, "utf8"), "\u{e9}\u{fffd}");
+    for (command, arguments, want) in [
+        (
+            "ringbuf-read",
+            json!({ "device": "r", "size": 0 }),
+            "size must be greater than zero",
+        ),
+        (
+            "ringbuf-read",
+            json!({ "device": "no", "size": 1 }),
+            "Device 'no' not found",
+        ),
+        (
+            "ringbuf-write",
+            json!({ "device": "qmp", "data": "" }),
+            "qmp is not a ringbuf device",
+        ),
+        (
+            "ringbuf-write",
+            json!({ "device": "r", "data": "!", "format": "base64" }),
+            "Base64 data contains invalid characters",
+        ),
+    ] {
+        assert_eq!(client.refused(command, arguments), want);
+    }
+    drop(client);
+    daemon.quit();
+}
+
+#[test]
+fn a_chardev_that_nobody_uses_can_become_another() {
+    let world = World::new();
+    let daemon = world.start(&["--chardev", "null,id=n"]);
+    let mut client = daemon.client();
+    let ring = |size: i64| json!({ "type": "ringbuf", "data": { "size": size } });
+    let change = |id: &str, backend: serde_json::Value| json!({ "id": id, "backend": backend });
+    for size in [3, -8, i64::MIN] {
+        let text = client.refused("chardev-change", change("n", ring(size)));
+        assert!(
+            text.starts_with("Failed to add chardev 'n': size of ringbuf"),
+            "{text}"
+        );
+    }
+    client.run("chardev-send-break", json!({ "id": "n" }));
+    client.run("chardev-change", change("n", ring(8)));
+    client.run("ringbuf-write", json!({ "device": "n", "data": "x" }));
+    let text = client.refused("chardev-change", change("no", ring(8)));
+    assert_eq!(text, "Chardev 'no' does not exist");
+    let text = client.refused("chardev-change", change("qmp", ring(8)));
+    assert_eq!(text, "Chardev user does not support chardev hotswap");
+    let text = client.refused("chardev-send-break", json!({ "id": "no" }));
+    assert_eq!(text, "Chardev 'no' not found");
+    drop(client);
+    daemon.quit();
+}

@@ -1,6 +1,6 @@
 //! Chardevs in the words of the command line and of the protocol.
 
-use qmp::{qapi_struct, qapi_union};
+use qmp::{Size, qapi_struct, qapi_union};
 
 /// Whether a socket that listens has to have a client before anything else is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ qapi_struct! {
         nodelay: Option<bool>,
         /// Accepted; the terminal is left as it is.
         signal: Option<bool>,
+        /// Bytes that a ring buffer keeps.
+        size: Option<Size>,
     }
 }
 
@@ -84,6 +86,10 @@ qapi_union! {
     tag r#type: ChardevBackendKind, pub enum ChardevBackendData {
         /// Nobody ever comes.
         Null(Nothing),
+        /// The same as `ringbuf`, by its old name.
+        Memory(RingbufData),
+        /// What was written last is kept.
+        Ringbuf(RingbufData),
         /// A socket.
         Socket(SocketData),
     }
@@ -94,6 +100,22 @@ qapi_struct! {
     pub struct Nothing {
         /// Nothing.
         data: (),
+    }
+}
+
+qapi_struct! {
+    /// A ring buffer, a level deeper.
+    pub struct RingbufData {
+        /// It.
+        data: ChardevRingbuf,
+    }
+}
+
+qapi_struct! {
+    /// A ring buffer.
+    pub struct ChardevRingbuf {
+        /// Bytes that it keeps, a power of two.
+        size: Option<i64>,
     }
 }
 
@@ -183,7 +205,9 @@ impl ChardevBackend {
     /// Whether the first client is waited for.
     pub(super) fn waits(&self) -> bool {
         match &self.r#type {
-            ChardevBackendData::Null(_) => false,
+            ChardevBackendData::Null(_)
+            | ChardevBackendData::Memory(_)
+            | ChardevBackendData::Ringbuf(_) => false,
             ChardevBackendData::Socket(socket) => socket.data.wait.unwrap_or(false),
         }
     }
@@ -204,19 +228,30 @@ impl ChardevAdd {
             reconnect_ms: None,
             nodelay: None,
             signal: None,
+            size: None,
         };
-        if let ChardevBackendData::Socket(SocketData { data }) = self.backend.r#type {
-            options.server = Some(data.server.unwrap_or(true));
-            options.reconnect = data.reconnect;
-            options.reconnect_ms = data.reconnect_ms;
-            match data.addr.r#type {
-                ChardevAddressData::Unix(unix) => options.path = Some(unix.data.path),
-                ChardevAddressData::Inet(inet) => {
-                    options.host = Some(inet.data.host);
-                    options.port = Some(inet.data.port);
-                }
+        match self.backend.r#type {
+            ChardevBackendData::Null(_) => {}
+            ChardevBackendData::Memory(ring) | ChardevBackendData::Ringbuf(ring) => {
+                // One below zero is no power of two, and too large.
+                let size = ring.data.size.map(i64::cast_unsigned);
+                options.size = size.map(Size);
             }
+            ChardevBackendData::Socket(SocketData { data }) => fill_in(&mut options, data),
         }
         options
+    }
+}
+
+fn fill_in(options: &mut ChardevOptions, socket: ChardevSocket) {
+    options.server = Some(socket.server.unwrap_or(true));
+    options.reconnect = socket.reconnect;
+    options.reconnect_ms = socket.reconnect_ms;
+    match socket.addr.r#type {
+        ChardevAddressData::Unix(unix) => options.path = Some(unix.data.path),
+        ChardevAddressData::Inet(inet) => {
+            options.host = Some(inet.data.host);
+            options.port = Some(inet.data.port);
+        }
     }
 }
