@@ -291,7 +291,7 @@ fn conflict(clash: PermissionSet, user: &EdgeFacts, other: &EdgeFacts, node: &st
     BlockError::new(
         ErrorKind::PermissionConflict,
         format!(
-            "Permission conflict on node '{node}': permissions '{clash}' are both required by {} and unshared by {}",
+            "Permission conflict on node '{node}': permissions '{clash}' are both required by {} and unshared by {}.",
             who(user),
             who(other)
         ),

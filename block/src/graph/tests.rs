@@ -444,7 +444,7 @@ fn n01_a_writer_below_the_filter_is_refused() {
             refused.to_string(),
             "Permission conflict on node 's': permissions 'write' are both required by \
              export 'late' (uses node 's' as 'root' child) and unshared by \
-             node 'f' (uses node 's' as 'file' child)"
+             node 'f' (uses node 's' as 'file' child)."
         );
         w.graph.attach(&filter, late()).unwrap();
 

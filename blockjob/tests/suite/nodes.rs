@@ -57,7 +57,7 @@ fn a_conflict_of_permissions_names_both_parties() {
             refused.to_string(),
             "Permission conflict on node 'disk': permissions 'write' are both required by \
              block job 'w' (uses node 'disk' as 'target' child) and unshared by \
-             block job 'r' (uses node 'disk' as 'source' child)"
+             block job 'r' (uses node 'disk' as 'source' child)."
         );
         assert!(writer.nodes().is_empty());
     });

@@ -178,7 +178,7 @@ fn a_target_that_a_late_write_may_still_reach_is_refused_and_the_reason_told() {
             let refused = world.graph.attach(&world.target, user).unwrap_err();
             let want = format!(
                 "permissions '{permission}' are both required by export 'e' (uses node 'target' as 'root' \
-                 child) and unshared by ended block job 'b' (uses node 'target' as 'target' child)"
+                 child) and unshared by ended block job 'b' (uses node 'target' as 'target' child)."
             );
             assert!(refused.to_string().ends_with(&want), "{refused}");
         }

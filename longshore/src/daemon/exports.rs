@@ -105,20 +105,20 @@ async fn nbd_server_start(daemon: &Rc<Daemon>, start: NbdServerStart) -> Result<
 
 async fn nbd_server(daemon: &Rc<Daemon>, line: NbdServerLine) -> Result<(), QmpError> {
     let exports = &daemon.exports;
+    let addresses = addresses(&daemon.context, &line.addr).await;
     if exports.server.borrow().is_some() {
         return Err(QmpError::generic("NBD server already running"));
     }
     if line.tls_creds.is_some() || line.tls_authz.is_some() {
         return Err(QmpError::generic("The NBD server does not support TLS"));
     }
-    let options = server_options(&line);
     let mut refused = None;
-    for address in addresses(&line.addr)? {
+    for address in addresses? {
         let server = NbdServer::start(
             daemon.context.handle(),
             daemon.engine.graph(),
             &address,
-            options.clone(),
+            server_options(&line),
         );
         match server {
             Ok(server) => {

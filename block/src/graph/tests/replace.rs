@@ -146,7 +146,7 @@ fn a_replacement_that_conflicts_changes_nothing() {
             refused.to_string(),
             "Permission conflict on node 't': permissions 'consistent read' are both required by \
              export 'e' (uses node 't' as 'root' child) and unshared by \
-             export 'x' (uses node 't' as 'root' child)"
+             export 'x' (uses node 't' as 'root' child)."
         );
         assert_eq!(m.w.graph.edges(), before);
         write(&m.edges[1], &m.w.cx, 0, 512, 1).await;

@@ -47,7 +47,7 @@ fn a_node_in_use_is_resized_only_if_its_users_allow_it() {
             refused.to_string(),
             "Permission conflict on node 's': permissions 'resize' are both required by \
              an unnamed block device (uses node 's' as 'root' child) and unshared by \
-             export 'e' (uses node 's' as 'root' child)"
+             export 'e' (uses node 's' as 'root' child)."
         );
         let refused = guest.truncate(&r.cx, 1 << 17).await;
         assert_eq!(kind(refused), ErrorKind::PermissionConflict);

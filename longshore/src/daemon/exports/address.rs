@@ -1,21 +1,23 @@
 //! Where an NBD server listens, as clients and command lines say it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
     path::PathBuf,
 };
 
+use aio::AioContext;
 use nbd::NbdAddress;
 use qmp::{QmpError, qapi_struct, qapi_union};
 
 qapi_struct! {
     /// A TCP port.
     pub(crate) struct NbdInetAddress {
-        /// An IP address, `localhost`, or nothing for all addresses of the host.
+        /// An IP address, the name of a host, or nothing for all addresses of this host.
         host: String,
         /// The port, as a text; `0` lets the system choose.
         port: String,
-        /// The host is an address and no name, which it must be anyway.
+        /// The host is an address and no name.
         numeric: Option<bool>,
         /// The last port to try.
         to: Option<u16>,
@@ -136,12 +138,22 @@ impl From<NbdSocketAddressLegacy> for NbdSocketAddress {
     }
 }
 
+/// Longest path of a socket, in bytes; the system wants a zero behind it.
+const PATH_BYTES_MAX: usize = 107;
+
 /// The addresses to try, in this order; there is at least one.
-pub(super) fn addresses(address: &NbdSocketAddress) -> Result<Vec<NbdAddress>, QmpError> {
+pub(super) async fn addresses(
+    context: &AioContext,
+    address: &NbdSocketAddress,
+) -> Result<Vec<NbdAddress>, QmpError> {
     match &address.r#type {
-        NbdSocketAddressKind::Inet(inet) => inet_addresses(inet),
+        NbdSocketAddressKind::Inet(inet) => inet_addresses(context, inet).await,
         NbdSocketAddressKind::Unix(unix) if unix.r#abstract == Some(true) => {
             Err(unsupported("abstract Unix sockets"))
+        }
+        NbdSocketAddressKind::Unix(unix) if unix.path.len() > PATH_BYTES_MAX => {
+            let text = format!("UNIX socket path '{}' is too long", unix.path);
+            Err(QmpError::generic(text))
         }
         NbdSocketAddressKind::Unix(unix) => Ok(vec![NbdAddress::Unix(PathBuf::from(&unix.path))]),
         NbdSocketAddressKind::Vsock(_) => Err(unsupported("addresses of type 'vsock'")),
@@ -149,17 +161,16 @@ pub(super) fn addresses(address: &NbdSocketAddress) -> Result<Vec<NbdAddress>, Q
     }
 }
 
-fn inet_addresses(inet: &NbdInetAddress) -> Result<Vec<NbdAddress>, QmpError> {
+async fn inet_addresses(
+    context: &AioContext,
+    inet: &NbdInetAddress,
+) -> Result<Vec<NbdAddress>, QmpError> {
     if inet.mptcp == Some(true) {
         return Err(unsupported("multipath TCP"));
     }
-    let ip = ip_of(inet)?;
-    let first: u16 = inet.port.parse().map_err(|_| {
-        let (host, port) = (&inet.host, &inet.port);
-        QmpError::generic(format!(
-            "address resolution failed for {host}:{port}: not a port"
-        ))
-    })?;
+    let ip = ip_of(context, inet).await?;
+    let port = inet.port.parse();
+    let first: u16 = port.map_err(|_| unresolved(inet, "not a port"))?;
     let last = inet.to.unwrap_or(first);
     if last < first {
         return Err(QmpError::generic(
@@ -172,8 +183,7 @@ fn inet_addresses(inet: &NbdInetAddress) -> Result<Vec<NbdAddress>, QmpError> {
         .collect())
 }
 
-/// Names are not looked up: a server listens where its own host says, and not where somebody else does.
-fn ip_of(inet: &NbdInetAddress) -> Result<IpAddr, QmpError> {
+async fn ip_of(context: &AioContext, inet: &NbdInetAddress) -> Result<IpAddr, QmpError> {
     let wants_v6 = inet.ipv4 == Some(false) || (inet.ipv6 == Some(true) && inet.ipv4.is_none());
     let ip = match inet.host.as_str() {
         "localhost" if wants_v6 => Some(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
@@ -182,11 +192,42 @@ fn ip_of(inet: &NbdInetAddress) -> Result<IpAddr, QmpError> {
         "" => Some(IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED)),
         host => host.parse().ok(),
     };
-    ip.ok_or_else(|| {
-        let (host, port) = (&inet.host, &inet.port);
-        let text = format!("address resolution failed for {host}:{port}: not an IP address");
-        QmpError::generic(text)
+    match ip {
+        Some(ip) => Ok(ip),
+        None if inet.numeric == Some(true) => Err(unresolved(inet, "not an IP address")),
+        None => {
+            let may_be = |ip: &IpAddr| match ip {
+                IpAddr::V4(_) => !wants_v6,
+                IpAddr::V6(_) => inet.ipv6 != Some(false),
+            };
+            let mut found = look_up(context, inet).await?;
+            found.retain(may_be);
+            // Those who mean a host by its name expect its older address.
+            let first = found.iter().find(|ip| ip.is_ipv4()).or(found.first());
+            first.copied().ok_or_else(|| unresolved(inet, "no address"))
+        }
+    }
+}
+
+/// The addresses of a host that is known by name; a worker asks for them, since that takes its time.
+async fn look_up(context: &AioContext, inet: &NbdInetAddress) -> Result<Vec<IpAddr>, QmpError> {
+    let name = inet.host.clone();
+    let found = context.blocking(move || -> io::Result<Vec<IpAddr>> {
+        let found = (name.as_str(), 0).to_socket_addrs()?;
+        Ok(found.map(|address| address.ip()).collect())
+    });
+    found.await.map_err(|error| {
+        let text = error.to_string();
+        let why = text.rsplit(": ").next().unwrap_or(&text);
+        unresolved(inet, why)
     })
+}
+
+fn unresolved(inet: &NbdInetAddress, why: &str) -> QmpError {
+    let (host, port) = (&inet.host, &inet.port);
+    QmpError::generic(format!(
+        "address resolution failed for {host}:{port}: {why}"
+    ))
 }
 
 fn unsupported(what: &str) -> QmpError {
@@ -201,10 +242,18 @@ mod tests {
 
     use super::{NbdSocketAddress, NbdSocketAddressLegacy, addresses};
 
+    fn asked(address: &NbdSocketAddress) -> Result<Vec<NbdAddress>, String> {
+        let address = address.clone();
+        let found = aio::run(aio::Config::default(), |cx| async move {
+            addresses(&cx, &address).await
+        });
+        found.unwrap().map_err(|error| error.desc)
+    }
+
     fn flat(text: &str) -> Result<Vec<String>, String> {
         let address = keyval::parse(text, None).unwrap().read();
         let address: NbdSocketAddress = address.map_err(|error| error.desc)?;
-        let found = addresses(&address).map_err(|error| error.desc)?;
+        let found = asked(&address)?;
         Ok(found.iter().map(ToString::to_string).collect())
     }
 
@@ -212,7 +261,7 @@ mod tests {
     fn both_forms_are_the_same_address() {
         let nested = json!({"type": "unix", "data": {"path": "/run/nbd"}});
         let nested = NbdSocketAddressLegacy::from_json(&nested).unwrap();
-        let found = addresses(&nested.into()).unwrap();
+        let found = asked(&nested.into()).unwrap();
         assert_eq!(found, [NbdAddress::Unix("/run/nbd".into())]);
         assert_eq!(flat("type=unix,path=/run/nbd").unwrap(), ["/run/nbd"]);
     }
@@ -233,6 +282,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_by_name() {
+        let nobody = format!("type=inet,host={},port=1", "x".repeat(64));
         for (text, want) in [
             (
                 "type=vsock,cid=1,port=2",
@@ -245,8 +295,14 @@ mod tests {
                 "does not support multipath",
             ),
             (
-                "type=inet,host=example.org,port=1",
+                "type=inet,host=example.org,port=1,numeric=on",
                 "address resolution failed",
+            ),
+            // No label of a name is that long, so nobody is asked.
+            (&nobody, "address resolution failed"),
+            (
+                &format!("type=unix,path={}", "x".repeat(108)),
+                "' is too long",
             ),
             ("type=inet,host=::1,port=99999", "address resolution failed"),
             ("type=inet,host=::1,port=2,to=1", "'to' expects"),

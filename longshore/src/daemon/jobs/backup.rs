@@ -92,6 +92,10 @@ pub(in super::super) fn spec(
     if let Some(home) = spec.source.context() {
         spec.context = home;
     }
+    if let Some(name) = &spec.options.filter_name {
+        let free = daemon.engine.graph().build_node(Some(name));
+        free.map_err(|error| BackupError::Refused(format!("Could not create node: {error}")))?;
+    }
     Ok(spec)
 }
 
