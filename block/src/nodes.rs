@@ -23,7 +23,7 @@ pub use fault::{
 };
 pub use file::{
     CreateOptions, FileIdentity, FileNode, FileOptions, LockTerm, NewFile, OnOffAuto,
-    Preallocation, Sharing,
+    Preallocation, Reopening, Sharing,
 };
 pub use memory::{MemoryNode, MemoryOptions};
 pub use mirror_top::{MirrorHandle, MirrorTopNode};

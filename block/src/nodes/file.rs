@@ -6,6 +6,7 @@ mod locking;
 mod open;
 mod options;
 mod place;
+mod reopen;
 mod resize;
 mod zeroes;
 
@@ -14,13 +15,18 @@ use std::{
     fs::File,
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
-    sync::{OnceLock, atomic::AtomicU64},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use aio::{AioContext, Fd, IoBuf};
+use arc_swap::ArcSwap;
 
 pub use self::create::{CreateOptions, NewFile, Preallocation};
 pub use self::options::{FileIdentity, FileOptions, LockTerm, OnOffAuto, Sharing};
+pub use self::reopen::Reopening;
 use self::{
     holes::{HoleCache, find_run},
     locking::ImageLocks,
@@ -53,14 +59,13 @@ const PAGE_BYTES: u64 = 4096;
 /// all locks, once no request uses it.
 #[derive(Debug)]
 pub struct FileNode {
-    /// Through the page cache; also for all that moves no data, and for the image locks.
-    plain: Fd,
-    direct: Option<Direct>,
+    /// Replaced when the file is opened again, while no request is in flight.
+    files: ArcSwap<Files>,
     /// Way of a request through `direct`.
     direct_way: Way,
     identity: FileIdentity,
-    /// With the length that the file had when it was opened.
-    limits: Limits,
+    align_bytes: AtomicU32,
+    read_only: AtomicBool,
     locks: Option<ImageLocks>,
     lock_term: LockTerm,
     len_bytes: AtomicU64,
@@ -69,6 +74,14 @@ pub struct FileNode {
     /// Error number of the first failed flush. What it should have made stable may be lost for good
     /// while the next flush would succeed, so none does.
     flush_failure: OnceLock<i32>,
+}
+
+/// The descriptors of one opening of the file.
+#[derive(Debug)]
+struct Files {
+    /// Through the page cache; also for all that moves no data, and for the image locks.
+    plain: Fd,
+    direct: Option<Direct>,
 }
 
 #[derive(Debug)]
@@ -93,47 +106,44 @@ impl FileNode {
     /// - [`Io`](crate::ErrorKind::Io) and others by errno: the system refused.
     pub fn open(options: &FileOptions) -> Result<Self, BlockError> {
         let opened = open::open(options)?;
-        let locks = ImageLocks::open(&opened.plain, options)?;
-        Ok(Self::from_opened(opened, locks, options))
+        let facts = (opened.identity, opened.len_bytes, opened.in_memory);
+        let (files, align_bytes) = Files::of(opened);
+        let locks = ImageLocks::open(&files.plain, options)?;
+        Ok(Self::from_files(
+            (files, align_bytes),
+            locks,
+            facts,
+            options,
+        ))
     }
 
-    fn from_opened(opened: open::Opened, locks: Option<ImageLocks>, options: &FileOptions) -> Self {
-        let len_bytes = opened.len_bytes;
-        let align = opened.direct.as_ref().map_or(1, |file| file.align_bytes);
-        let node = Self {
-            plain: Fd::from(opened.plain),
-            direct: opened.direct.map(|file| Direct {
-                align_bytes: usize::try_from(file.align_bytes)
-                    .expect("an alignment of 32 bits fits memory"),
-                file: Fd::from(file.file),
-            }),
-            direct_way: match opened.in_memory {
+    fn from_files(
+        (files, align_bytes): (Files, u32),
+        locks: Option<ImageLocks>,
+        (identity, len_bytes, in_memory): (FileIdentity, u64, InMemory),
+        options: &FileOptions,
+    ) -> Self {
+        Self {
+            files: ArcSwap::from_pointee(files),
+            direct_way: match in_memory {
                 InMemory::Yes => Way::Buffered,
                 InMemory::No => Way::Direct,
             },
-            identity: opened.identity,
-            limits: Limits {
-                len_bytes,
-                request_align_bytes: align,
-                transfer_bytes_max: TRANSFER_BYTES_MAX,
-                cluster_bytes: None,
-                read_only: options.read_only,
-            },
+            identity,
+            align_bytes: AtomicU32::new(align_bytes),
+            read_only: AtomicBool::new(options.read_only),
             locks,
             lock_term: options.lock_term,
             len_bytes: AtomicU64::new(len_bytes),
             holes: HoleCache::default(),
             refused: Refused::default(),
             flush_failure: OnceLock::new(),
-        };
-        if opened.writes_block {
-            let direct = node.direct.as_ref().map(|direct| &direct.file);
-            direct
-                .into_iter()
-                .chain([&node.plain])
-                .for_each(Fd::set_writes_block);
         }
-        node
+    }
+
+    /// The descriptor for all that moves no data.
+    fn plain(&self) -> Fd {
+        self.files.load().plain.clone()
     }
 
     /// The driver of `node`, if it is a file node.
@@ -158,7 +168,7 @@ impl FileNode {
     /// Whether data requests go past the page cache.
     #[must_use]
     pub fn is_direct(&self) -> bool {
-        self.direct.is_some() && self.direct_way == Way::Direct
+        self.direct_way == Way::Direct && self.files.load().direct.is_some()
     }
 
     /// Bytes of storage that the file takes, now; all of a block device. Any thread.
@@ -171,20 +181,21 @@ impl FileNode {
             return Ok(self.len_bytes());
         }
         let failed = |source| BlockError::io("cannot ask for the size of the file", source);
-        let file = File::from(self.plain.as_fd().try_clone_to_owned().map_err(failed)?);
+        let file = File::from(self.plain().as_fd().try_clone_to_owned().map_err(failed)?);
         let blocks = file.metadata().map_err(failed)?.blocks();
         Ok(blocks.saturating_mul(512))
     }
 
     async fn read_whole(&self, cx: &AioContext, offset_bytes: u64, mut buf: IoBuf) -> Transferred {
-        if let Some(direct) = &self.direct {
+        let files = self.files.load();
+        if let Some(direct) = &files.direct {
             let result;
             (buf, result) = self.read_direct(cx, direct, offset_bytes, buf).await;
             if let Some(result) = result.transpose() {
                 return (buf, result);
             }
         }
-        let (buf, result) = cx.read_exact(&self.plain, offset_bytes, buf).await;
+        let (buf, result) = cx.read_exact(&files.plain, offset_bytes, buf).await;
         let result = result.map_err(|source| self.failed("cannot read", source));
         (buf, result.map(|()| Way::Buffered))
     }
@@ -216,9 +227,10 @@ impl FileNode {
 
     async fn write_whole(&self, cx: &AioContext, offset_bytes: u64, mut buf: IoBuf) -> Transferred {
         let len = buf.len();
-        let Some(direct) = &self.direct else {
+        let files = self.files.load();
+        let Some(direct) = &files.direct else {
             return self
-                .write_to(cx, (&self.plain, Way::Buffered), offset_bytes, buf)
+                .write_to(cx, (&files.plain, Way::Buffered), offset_bytes, buf)
                 .await;
         };
         let tail_start = self.tail_start();
@@ -230,7 +242,7 @@ impl FileNode {
         }
         if before_tail == 0 {
             return self
-                .write_to(cx, (&self.plain, Way::Buffered), offset_bytes, buf)
+                .write_to(cx, (&files.plain, Way::Buffered), offset_bytes, buf)
                 .await;
         }
         let mut tail = IoBuf::heap(len - before_tail);
@@ -242,7 +254,7 @@ impl FileNode {
         if result.is_err() {
             return (buf, result);
         }
-        let target = (&self.plain, Way::Bounced);
+        let target = (&files.plain, Way::Bounced);
         let (_tail, result) = self.write_to(cx, target, tail_start, tail).await;
         (buf, result)
     }
@@ -265,7 +277,7 @@ impl FileNode {
             let text = "an earlier flush failed, so what was written before it may be lost";
             return Err(BlockError::io(text, source));
         }
-        cx.fdatasync(&self.plain).await.map_err(|source| {
+        cx.fdatasync(&self.plain()).await.map_err(|source| {
             let errno = source.raw_os_error().unwrap_or(libc::EIO);
             // The first failure is the one to keep.
             let _ = self.flush_failure.set(errno);
@@ -294,7 +306,7 @@ impl FileNode {
             return Ok(extent);
         }
         let look_up = self.holes.start_look_up();
-        let (file, len_bytes) = (self.plain.clone(), self.len_bytes());
+        let (file, len_bytes) = (self.plain(), self.len_bytes());
         let found = cx
             .blocking(move || find_run(&file, range.start(), len_bytes))
             .await;
@@ -348,7 +360,10 @@ impl NodeDriver for FileNode {
     fn limits(&self) -> Limits {
         Limits {
             len_bytes: self.len_bytes(),
-            ..self.limits
+            request_align_bytes: self.align_bytes.load(Ordering::Relaxed),
+            transfer_bytes_max: TRANSFER_BYTES_MAX,
+            cluster_bytes: None,
+            read_only: self.read_only.load(Ordering::Relaxed),
         }
     }
 
@@ -410,7 +425,7 @@ impl NodeDriver for FileNode {
 
     fn flush<'a>(&'a self, cx: &'a AioContext) -> RequestFuture<'a, Result<(), BlockError>> {
         Box::pin(async move {
-            if self.limits.read_only {
+            if self.read_only.load(Ordering::Relaxed) {
                 return Ok(());
             }
             self.sync(cx).await
@@ -443,12 +458,12 @@ impl NodeDriver for FileNode {
         let Some(locks) = &self.locks else {
             return Ok(());
         };
-        locks.prepare(self.plain.as_fd(), next)
+        locks.prepare(next)
     }
 
     fn settle_permissions(&self, now: Permissions) {
         if let Some(locks) = &self.locks {
-            locks.settle(self.plain.as_fd(), now);
+            locks.settle(now);
         }
         // Until now somebody else may have been allowed to write, or is from now on.
         let everything = ByteRange::between(0, u64::MAX);

@@ -1,9 +1,16 @@
 //! Image locks of the daemon's files: they follow what the users of the nodes do.
 
-use block::nodes::{FileNode, FileOptions};
+use block::{
+    ErrorKind,
+    nodes::{FileNode, FileOptions},
+};
+use nbd::Command;
 use serde_json::{Value, json};
 
-use crate::bare::{Daemon, Qmp, World, until};
+use crate::{
+    bare::{Daemon, Qmp, World, until},
+    nbd_client::Nbd,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -131,6 +138,80 @@ fn how_a_file_is_locked_stays_as_it_was_opened() {
     let refused = client.refused("blockdev-reopen", reopen(file("on", true)));
     assert_eq!(refused, "Cannot change the option 'force-share'");
     client.run("blockdev-reopen", reopen(file("on", false)));
+    drop(client);
+    daemon.quit();
+}
+
+#[test]
+fn a_file_that_is_opened_again_for_writing_keeps_its_locks_and_takes_more() {
+    let world = World::new();
+    let disk = world.image("disk", MIB);
+    let options = ["--nbd-server", "addr.type=unix,addr.path=nbd"];
+    let daemon = world.start(&options);
+    let mut client = daemon.client();
+    let file = |read_only: bool, direct: bool| {
+        json!({
+            "driver": "file", "node-name": "f", "filename": disk, "read-only": read_only,
+            "cache": { "direct": direct },
+        })
+    };
+    let reopen = |definition: Value| json!({ "options": [definition] });
+    client.run("blockdev-add", file(true, false));
+    let reads = json!({ "type": "nbd", "id": "r", "node-name": "f" });
+    client.run("block-export-add", reads);
+    let text = client.refused("block-export-add", writable_export("w", "f"));
+    assert!(text.contains("read-only"), "{text}");
+    client.run("blockdev-reopen", reopen(file(false, false)));
+    client.run("block-export-add", writable_export("w", "f"));
+    let mut guest = Nbd::connect(&world.path("nbd"), "w", &[]).unwrap();
+    for (byte, direct) in [(1, false), (2, true), (3, false)] {
+        client.run("blockdev-reopen", reopen(file(false, direct)));
+        let request = guest.send(Command::Write, 4096, 4096);
+        guest.send_data(&[byte; 4096]);
+        assert_eq!(guest.reply(&request), Ok(Vec::new()));
+        assert_eq!(std::fs::read(&disk).unwrap()[4096..8192], [byte; 4096]);
+        let other = FileNode::open(&FileOptions::new(&disk)).unwrap_err();
+        assert_eq!(other.kind(), ErrorKind::Locked);
+    }
+    // Nobody but the daemon held them, so they are gone with the last user.
+    drop(guest);
+    for id in ["r", "w"] {
+        client.run("block-export-del", json!({ "id": id, "mode": "hard" }));
+        client.event("BLOCK_EXPORT_DELETED");
+    }
+    until(|| FileNode::open(&FileOptions::new(&disk)).is_ok());
+    drop(client);
+    daemon.quit();
+}
+
+#[test]
+fn files_are_opened_again_all_or_none_and_are_those_that_they_were() {
+    let world = World::new();
+    let daemon = world.start(&[]);
+    let mut client = daemon.client();
+    let disks = ["one", "two"].map(|name| world.image(name, MIB));
+    let file = |name: &str, path: &str, read_only: bool| json!({ "driver": "file", "node-name": name, "filename": path, "read-only": read_only });
+    let both = json!({ "options": [file("one", &disks[0], false), file("two", &disks[1], false)] });
+    client.run("blockdev-add", file("one", &disks[0], true));
+    client.run("blockdev-add", file("two", &disks[1], true));
+    std::fs::rename(&disks[1], world.path("away")).unwrap();
+    let text = client.refused("blockdev-reopen", both.clone());
+    assert_eq!(
+        text,
+        format!("Could not open '{}': No such file or directory", disks[1])
+    );
+    world.image("two", MIB);
+    let text = client.refused("blockdev-reopen", both.clone());
+    assert_eq!(text, format!("'{}' is another file by now", disks[1]));
+    let resize = json!({ "node-name": "one", "size": 512 });
+    assert_eq!(
+        client.refused("block_resize", resize.clone()),
+        "Image is read-only"
+    );
+    std::fs::rename(world.path("away"), &disks[1]).unwrap();
+    client.run("blockdev-reopen", both);
+    client.run("block_resize", resize);
+    assert_eq!(std::fs::metadata(&disks[0]).unwrap().len(), 512);
     drop(client);
     daemon.quit();
 }

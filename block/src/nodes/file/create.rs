@@ -10,7 +10,7 @@ use std::{
     path::PathBuf,
 };
 
-use aio::sys;
+use aio::{Fd, sys};
 
 use super::{FileIdentity, locking::ImageLocks};
 use crate::{
@@ -85,7 +85,8 @@ impl NewFile {
         let file = open(options)?;
         let uses = [Permission::Write, Permission::Resize];
         let alone = Permissions::uses(&uses).unsharing(&uses);
-        ImageLocks::claim(&file, options.path.clone(), alone)?;
+        let holder = file.try_clone().map_err(cannot_resize)?;
+        ImageLocks::claim(&Fd::from(holder), options.path.clone(), alone)?;
         set_len(&file, 0)?;
         // These are wishes, and few file systems know them.
         if options.in_place {

@@ -7,14 +7,13 @@
 //! descriptor, so two nodes of one process see each other too.
 
 use std::{
-    fs::File,
     io,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use aio::sys;
+use aio::{Fd, sys};
 
 use super::{FileOptions, LockTerm, OnOffAuto, Sharing};
 use crate::{
@@ -33,7 +32,14 @@ pub(super) struct ImageLocks {
     sharing: Sharing,
     /// What whoever opened the file does and forbids, besides the users of the node.
     opener: Permissions,
-    held: Mutex<Claims>,
+    held: Mutex<Held>,
+}
+
+/// What is locked, and by which descriptor.
+#[derive(Debug)]
+struct Held {
+    file: Fd,
+    claims: Claims,
 }
 
 /// What one byte stands for.
@@ -65,7 +71,7 @@ enum Refusal {
 
 impl ImageLocks {
     /// Takes the locks that are held for as long as the file is open. `None` if it has no locks and need not have them.
-    pub(super) fn open(file: &File, options: &FileOptions) -> Result<Option<Self>, BlockError> {
+    pub(super) fn open(file: &Fd, options: &FileOptions) -> Result<Option<Self>, BlockError> {
         if options.locking == OnOffAuto::Off {
             return Ok(None);
         }
@@ -74,11 +80,11 @@ impl ImageLocks {
             locking: options.locking,
             sharing: options.sharing,
             opener: opener(options),
-            held: Mutex::default(),
+            held: Held::by(file.clone()),
         };
-        let file = file.as_fd();
-        let is_supported = is_forbidden_by_other(file, Claim::Uses(Permission::ConsistentRead));
-        match is_supported.and_then(|_| locks.take(file, Permissions::IDLE)) {
+        let claim = Claim::Uses(Permission::ConsistentRead);
+        let is_supported = is_forbidden_by_other(file.as_fd(), claim);
+        match is_supported.and_then(|_| locks.take(Permissions::IDLE)) {
             Ok(()) => Ok(Some(locks)),
             Err(Refusal::Unsupported(_)) if options.locking == OnOffAuto::Auto => Ok(None),
             Err(refusal) => Err(locks.cannot_open(refusal)),
@@ -87,24 +93,20 @@ impl ImageLocks {
 
     /// Takes all at once for a file that has no node yet: what is done and allowed is `users`. Where there are no
     /// locks, nobody can be seen.
-    pub(super) fn claim(file: &File, path: PathBuf, users: Permissions) -> Result<(), BlockError> {
+    pub(super) fn claim(file: &Fd, path: PathBuf, users: Permissions) -> Result<(), BlockError> {
         let locks = Self {
             path,
             locking: OnOffAuto::Auto,
             sharing: Sharing::Readers,
             opener: Permissions::IDLE,
-            held: Mutex::default(),
+            held: Held::by(file.clone()),
         };
-        locks.prepare(file.as_fd(), users)
+        locks.prepare(users)
     }
 
     /// Takes what users of the node need to do and allow `next`, and gives nothing back.
-    pub(super) fn prepare(
-        &self,
-        file: BorrowedFd<'_>,
-        next: Permissions,
-    ) -> Result<(), BlockError> {
-        match self.take(file, next) {
+    pub(super) fn prepare(&self, next: Permissions) -> Result<(), BlockError> {
+        match self.take(next) {
             Ok(()) => Ok(()),
             Err(Refusal::Unsupported(_)) if self.locking == OnOffAuto::Auto => Ok(()),
             Err(refusal) => Err(self.cannot_change(refusal)),
@@ -112,46 +114,66 @@ impl ImageLocks {
     }
 
     /// Gives back what nobody needs if the users of the node do and allow `now`.
-    pub(super) fn settle(&self, file: BorrowedFd<'_>, now: Permissions) {
+    pub(super) fn settle(&self, now: Permissions) {
         let wanted = self.claims(now);
         let mut held = self.held();
-        for claim in held.iter().filter(|claim| !wanted.contains(*claim)) {
+        let Held { file, claims } = &mut *held;
+        for claim in claims.iter().filter(|claim| !wanted.contains(*claim)) {
             // What the system keeps is ours still, and is tried again the next time.
-            if sys::unlock_byte(file, claim.offset_bytes()).is_ok() {
-                held.remove(claim);
+            if sys::unlock_byte(file.as_fd(), claim.offset_bytes()).is_ok() {
+                claims.remove(claim);
             }
         }
+    }
+
+    /// Has another descriptor of the same file hold all that is held. There is no moment at which nobody does.
+    pub(super) fn move_to(&self, next: &Fd) -> Result<(), BlockError> {
+        let mut held = self.held();
+        for claim in held.claims.iter() {
+            // Those of the old descriptor would look like another's, so nobody is asked about them again.
+            let locked = sys::lock_byte_shared(next.as_fd(), claim.offset_bytes());
+            locked.map_err(|source| self.cannot_change(refusal(source, claim)))?;
+        }
+        for claim in held.claims.iter() {
+            // One that stays goes with the descriptor.
+            let _ = sys::unlock_byte(held.file.as_fd(), claim.offset_bytes());
+        }
+        held.file = next.clone();
+        Ok(())
     }
 
     /// Whether others are kept from writing now.
     pub(super) fn forbid_writes(&self) -> bool {
-        self.held().contains(Claim::Forbids(Permission::Write))
+        self.held()
+            .claims
+            .contains(Claim::Forbids(Permission::Write))
     }
 
     /// Takes first and looks afterwards: of two that come at once, at least one sees the other.
-    fn take(&self, file: BorrowedFd<'_>, next: Permissions) -> Result<(), Refusal> {
+    fn take(&self, next: Permissions) -> Result<(), Refusal> {
         let wanted = self.claims(next);
         let mut held = self.held();
-        if wanted.iter().all(|claim| held.contains(claim)) {
+        let Held { file, claims } = &mut *held;
+        if wanted.iter().all(|claim| claims.contains(claim)) {
             return Ok(());
         }
         for claim in wanted.iter() {
-            if held.contains(claim) {
+            if claims.contains(claim) {
                 continue;
             }
-            let locked = sys::lock_byte_shared(file, claim.offset_bytes());
+            let locked = sys::lock_byte_shared(file.as_fd(), claim.offset_bytes());
             locked.map_err(|source| refusal(source, claim))?;
-            held.insert(claim);
+            claims.insert(claim);
         }
         for claim in wanted.iter() {
-            if is_forbidden_by_other(file, claim)? {
+            if is_forbidden_by_other(file.as_fd(), claim)? {
                 return Err(Refusal::Conflict(claim));
             }
         }
         Ok(())
     }
 
-    fn held(&self) -> MutexGuard<'_, Claims> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,6 +220,16 @@ impl ImageLocks {
         };
         let hint = format!("Is another process using the image [{path}]?");
         BlockError::new(ErrorKind::Locked, what).hinting(hint)
+    }
+}
+
+impl Held {
+    /// Nothing yet.
+    fn by(file: Fd) -> Mutex<Self> {
+        Mutex::new(Self {
+            file,
+            claims: Claims::default(),
+        })
     }
 }
 

@@ -23,7 +23,7 @@ impl FileNode {
     /// Writes behind this offset go through the page cache; a multiple of the page size, or the length.
     pub(super) fn tail_start(&self) -> u64 {
         let len_bytes = self.len_bytes();
-        let align = u64::from(self.limits.request_align_bytes);
+        let align = u64::from(self.align_bytes.load(Ordering::Relaxed));
         if len_bytes.is_multiple_of(align) {
             return len_bytes;
         }
@@ -34,7 +34,7 @@ impl FileNode {
     pub(super) async fn resize(&self, cx: &AioContext, len_bytes: u64) -> Result<(), BlockError> {
         let from = len_bytes.min(self.len_bytes());
         let change = self.holes.change(ByteRange::between(from, u64::MAX));
-        let (file, is_device) = (self.plain.clone(), self.is_block_device());
+        let (file, is_device) = (self.plain(), self.is_block_device());
         let resized = cx.blocking(move || {
             if is_device {
                 follow_device(&file, len_bytes)

@@ -90,7 +90,7 @@ impl FileNode {
         if self.refused.discard.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let file = self.plain.clone();
+        let file = self.plain();
         let result = cx
             .blocking(move || sys::discard_device(file.as_fd(), range.start(), range.len()))
             .await;
@@ -120,7 +120,7 @@ impl FileNode {
             return Ok(false);
         }
         let result = cx
-            .fallocate(&self.plain, mode, range.start(), range.len())
+            .fallocate(&self.plain(), mode, range.start(), range.len())
             .await;
         match result {
             Ok(()) => Ok(true),

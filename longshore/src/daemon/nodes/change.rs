@@ -2,16 +2,21 @@
 
 use std::rc::Rc;
 
-use block::{Node, NodeOptions};
+use block::{
+    Node, NodeDriver, NodeOptions,
+    nodes::{FileNode, FileOptions, Reopening},
+};
 use qmp::{
     Map, QmpError, Value, qapi_alternate, qapi_struct,
     types::{Null, Qapi},
 };
 
 use super::{
-    Maker, Nodes, device_or_node, is_node_or_job, node,
+    Maker, Nodes, device_or_node, is_node_or_job,
+    leaves::{explain, file_options, forbids_writes},
+    node,
     open::{COMMON_OPTIONS, Common},
-    options::BlockdevOptions,
+    options::{BlockdevOptions, BlockdevOptionsBranch as Branch},
 };
 use crate::daemon::{
     Daemon,
@@ -185,10 +190,51 @@ async fn blockdev_reopen(daemon: &Rc<Daemon>, args: BlockdevReopen) -> Result<()
     let options = changes.iter();
     let options = options.map(|change| (change.node.clone(), change.common.node));
     let options: Vec<(Node, NodeOptions)> = options.collect();
-    let reopened = daemon.engine.graph().reopen(&options).await;
+    let files = open_again(daemon, &changes).await?;
+    let graph = daemon.engine.graph();
+    let nodes: Vec<Node> = files.iter().map(|(node, _)| node.clone()).collect();
+    let section = graph.drain(&nodes).await;
+    // What the old descriptor has not been told of a failed write, the new one never hears.
+    for file in nodes.iter().filter_map(FileNode::of) {
+        let flushed = file.flush(&daemon.context).await;
+        flushed.map_err(IntoQmp::into_qmp)?;
+    }
+    let reopened = graph.reopen(&options).await;
     reopened.map_err(IntoQmp::into_qmp)?;
+    for (node, reopening) in files {
+        if let Some(file) = FileNode::of(&node) {
+            file.switch_to(reopening).map_err(IntoQmp::into_qmp)?;
+        }
+    }
+    drop(section);
     daemon.nodes.note(changes);
     Ok(())
+}
+
+/// Opens those files a second time that have to be open in another way.
+async fn open_again(
+    daemon: &Daemon,
+    changes: &[Change],
+) -> Result<Vec<(Node, Reopening)>, QmpError> {
+    let mut files = Vec::new();
+    for change in changes {
+        let Some(options) = change.file.clone() else {
+            continue;
+        };
+        let node = change.node.clone();
+        let auto_read_only = change.common.auto_read_only;
+        let opened = daemon.context.blocking(move || {
+            let file = FileNode::of(&node)?;
+            match file.reopen(&options) {
+                // It stays as it is.
+                Err(error) if auto_read_only && forbids_writes(&error) => None,
+                Err(error) => Some(Err(explain(error, &options.path))),
+                Ok(reopening) => Some(Ok((node, reopening))),
+            }
+        });
+        files.extend(opened.await.transpose()?);
+    }
+    Ok(files)
 }
 
 /// What a node is to become.
@@ -196,6 +242,8 @@ struct Change {
     node: Node,
     common: Common,
     definition: BlockdevOptions,
+    /// How its file is to be opened again, if it has to be.
+    file: Option<FileOptions>,
 }
 
 /// A reopen that is being looked at, before anything is changed.
@@ -224,9 +272,6 @@ impl Reopen<'_> {
         };
         let common = Common::of(&options, outer)?;
         check_common(&before, &common)?;
-        if is_opened_read_only && !common.node.read_only {
-            return Err(cannot_change("read-only"));
-        }
         let (old, new) = (members(old), members(options.write()));
         if old.get("driver") != new.get("driver") {
             return Err(cannot_change("driver"));
@@ -241,10 +286,22 @@ impl Reopen<'_> {
                 _ => self.check_reference(name, (key, value))?,
             }
         }
+        let wants_writes = !common.node.read_only;
+        let file = match &options.driver {
+            Branch::File(file) | Branch::HostDevice(file) => {
+                let file = file_options(file, &common)?;
+                let opened = FileNode::of(&node).map(NodeDriver::limits);
+                let must_write = wants_writes && opened.is_some_and(|limits| limits.read_only);
+                (must_write || before.direct != common.direct).then_some(file)
+            }
+            _ if wants_writes && is_opened_read_only => return Err(cannot_change("read-only")),
+            _ => None,
+        };
         self.changes.push(Change {
             node,
             common,
             definition: options,
+            file,
         });
         Ok(())
     }
@@ -310,9 +367,6 @@ impl Nodes {
 
 /// Options that say how something was opened stay as they are.
 fn check_common(old: &Common, new: &Common) -> Result<(), QmpError> {
-    if old.direct != new.direct {
-        return Err(cannot_change("cache.direct"));
-    }
     if old.force_share != new.force_share {
         return Err(cannot_change("force-share"));
     }

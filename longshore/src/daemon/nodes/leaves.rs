@@ -45,13 +45,8 @@ pub(super) async fn file(
     kind: Kind,
 ) -> Result<Opened, QmpError> {
     let common = opening.common;
-    if file.aio == Some(BlockdevAioOptions::Native) && !common.direct {
-        let text =
-            "aio=native was specified, but it requires cache.direct=on, which was not specified.";
-        return Err(QmpError::generic(text));
-    }
+    let options = file_options(&file, &common)?;
     let builder = opening.build()?;
-    let options = file_options(&file, &common);
     let auto_read_only = common.auto_read_only;
     let cx = &opening.daemon.context;
     let opened = cx.blocking(move || {
@@ -101,8 +96,17 @@ fn check_kind(path: &Path, kind: Kind) -> Result<(), QmpError> {
     }
 }
 
-fn file_options(file: &BlockdevOptionsFile, common: &Common) -> FileOptions {
-    FileOptions {
+/// What the options of a node mean for its file.
+pub(super) fn file_options(
+    file: &BlockdevOptionsFile,
+    common: &Common,
+) -> Result<FileOptions, QmpError> {
+    if file.aio == Some(BlockdevAioOptions::Native) && !common.direct {
+        let text =
+            "aio=native was specified, but it requires cache.direct=on, which was not specified.";
+        return Err(QmpError::generic(text));
+    }
+    Ok(FileOptions {
         path: PathBuf::from(&file.filename),
         read_only: common.node.read_only,
         direct: if common.direct {
@@ -121,10 +125,10 @@ fn file_options(file: &BlockdevOptionsFile, common: &Common) -> FileOptions {
             Sharing::Readers
         },
         lock_term: LockTerm::WhileUsed,
-    }
+    })
 }
 
-fn forbids_writes(error: &BlockError) -> bool {
+pub(super) fn forbids_writes(error: &BlockError) -> bool {
     matches!(
         error.errno(),
         Some(libc::EACCES | libc::EROFS | libc::EPERM)
@@ -132,7 +136,7 @@ fn forbids_writes(error: &BlockError) -> bool {
 }
 
 /// What clients are used to hear of a file that cannot be opened.
-fn explain(error: BlockError, path: &Path) -> QmpError {
+pub(super) fn explain(error: BlockError, path: &Path) -> QmpError {
     match error.errno() {
         Some(errno) => {
             let what = format!("Could not open '{}'", path.display());

@@ -205,24 +205,30 @@ fn a_reopen_changes_all_nodes_or_none() {
 }
 
 #[test]
-fn a_file_that_was_opened_for_reading_does_not_become_writable() {
+fn a_file_that_was_opened_for_reading_becomes_writable() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("image");
     std::fs::write(&path, vec![1; 4096]).unwrap();
     let file = |read_only: bool| json!({"driver": "file", "node-name": "f", "filename": path, "read-only": read_only});
+    let direct = |direct: bool| {
+        let mut options = file(true);
+        options["cache"] = json!({ "direct": direct });
+        options
+    };
     let reopen = |options: Value| ("blockdev-reopen", json!({ "options": [options] }));
     let replies = talk(vec![
         ("blockdev-add", file(true)),
-        reopen(file(false)),
-        ("blockdev-del", del("f")),
-        ("blockdev-add", file(false)),
-        reopen(file(true)),
+        ("block_resize", json!({"node-name": "f", "size": 8192})),
         reopen(file(false)),
         ("block_resize", json!({"node-name": "f", "size": 8192})),
+        reopen(file(true)),
+        ("block_resize", json!({"node-name": "f", "size": 512})),
+        reopen(direct(true)),
+        reopen(direct(false)),
     ]);
 
-    let refused = "Cannot change the option 'read-only'";
-    assert_eq!(texts(&replies), ["", refused, "", "", "", "", ""]);
+    let refused = "Image is read-only";
+    assert_eq!(texts(&replies), ["", refused, "", "", "", refused, "", ""]);
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 8192);
 }
 
