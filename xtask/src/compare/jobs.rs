@@ -24,7 +24,7 @@ const RUN_MORE_MS: u64 = 60;
 /// It stays paused for so long.
 const STAY: Duration = Duration::from_millis(5);
 /// How long many jobs may take.
-const JOBS_MAX: Duration = Duration::from_secs(300);
+const JOBS_MAX: Duration = Duration::from_secs(120);
 
 /// Milliseconds from a command until what it asks for has been told.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// How often a process that should end is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Nothing that we start takes longer than this unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// More of a processor than this, used by others, disturbs a turn.
 const DISTURBED: f64 = 0.1;
 

@@ -19,29 +19,39 @@ const LATENCY_S: f64 = 6.0;
 const JOB_S: f64 = 0.0015;
 /// To make the images of a place once.
 const IMAGES_S: f64 = 20.0;
-/// Repeats of disturbed turns take no more than this share of what all would take without.
+/// Repeats of disturbed turns, and what takes longer than it should, have this share of what all would take without.
 const REPEATS_SHARE: f64 = 0.15;
+/// Where all takes longer by so many times that, turns are left out.
+const LATE: f64 = 4.0 / 3.0;
 
 /// How long some cases take, and have taken.
 #[derive(Debug)]
 pub(super) struct Progress {
+    begun: Instant,
     /// Of the cases that have not begun.
     later_s: f64,
-    /// What repeats may still take.
-    repeats_s: f64,
+    /// What the turns were to take that have been done.
+    done_s: f64,
+    /// By how much it may all take longer than it should.
+    slack_s: f64,
 }
 
 impl Progress {
     pub(super) fn new(cases: &[&Case], scale: &Scale, plan: Plan) -> Self {
         let later_s: f64 = cases.iter().map(|case| case_s(case, scale, plan)).sum();
-        let repeats_s = later_s * REPEATS_SHARE;
+        let slack_s = later_s * REPEATS_SHARE;
         println!(
             "{} cases in about {}, and {} more if others disturb them",
             cases.len(),
             show(later_s + IMAGES_S),
-            show(repeats_s)
+            show(slack_s)
         );
-        Self { later_s, repeats_s }
+        Self {
+            begun: Instant::now(),
+            later_s,
+            done_s: 0.0,
+            slack_s,
+        }
     }
 
     /// Takes a case on.
@@ -49,6 +59,11 @@ impl Progress {
         let about_s = case_s(case, scale, plan);
         self.later_s -= about_s;
         println!("{}: about {}", case.name, show(about_s));
+    }
+
+    /// Takes in that a turn is done.
+    pub(super) fn note(&mut self, case: &Case, scale: &Scale) {
+        self.done_s += turn_s(case, scale);
     }
 
     /// Tells that so many of a case's rounds have been done since it began.
@@ -63,13 +78,23 @@ impl Progress {
         );
     }
 
-    /// Whether a turn that took so long may be repeated, which is then counted.
-    pub(super) fn may_repeat(&mut self, took: Duration) -> bool {
-        let may = took.as_secs_f64() <= self.repeats_s;
-        if may {
-            self.repeats_s -= took.as_secs_f64();
-        }
-        may
+    /// Whether there is time to repeat a turn that has just been taken, and not been noted.
+    pub(super) fn may_repeat(&self) -> bool {
+        self.has_slack(self.begun.elapsed())
+    }
+
+    /// Whether turns have to be left out, since all takes much longer than it should.
+    pub(super) fn is_late(&self) -> bool {
+        self.behind_s(self.begun.elapsed()) > LATE * self.slack_s
+    }
+
+    fn has_slack(&self, now: Duration) -> bool {
+        self.behind_s(now) <= self.slack_s
+    }
+
+    /// By how much it takes longer than it should, `now` after the beginning.
+    fn behind_s(&self, now: Duration) -> f64 {
+        now.as_secs_f64() - IMAGES_S - self.done_s
     }
 }
 
@@ -130,17 +155,21 @@ mod tests {
     #[test]
     fn all_of_it_with_all_repeats_is_less_than_an_hour() {
         let progress = progress(&[]);
-        let all_s = progress.later_s + progress.repeats_s + IMAGES_S;
-        assert!(all_s < 3500.0, "{all_s}");
+        let all_s = progress.later_s + progress.slack_s + IMAGES_S;
+        assert!(all_s < 3300.0, "{all_s}");
         assert!(all_s > 1200.0, "{all_s}");
     }
 
     #[test]
-    fn repeats_end_when_their_share_of_the_time_is_used_up() {
-        let mut progress = progress(&["--quick"]);
-        let third = Duration::from_secs_f64(progress.repeats_s / 2.5);
-        let may: Vec<bool> = (0..3).map(|_| progress.may_repeat(third)).collect();
-        assert_eq!(may, [true, true, false]);
+    fn turns_are_repeated_until_that_has_taken_its_share_of_the_time() {
+        let mut progress = progress(&[]);
+        let slack_s = progress.slack_s;
+        let after = |seconds| Duration::from_secs_f64(IMAGES_S + slack_s + seconds);
+        assert!(progress.has_slack(after(-1.0)));
+        assert!(!progress.has_slack(after(1.0)));
+        // What has been done by then was to take its time.
+        progress.done_s = 100.0;
+        assert!(progress.has_slack(after(99.0)));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) struct Outcome {
     pub(super) failures: Vec<(Side, String)>,
     /// Why nobody can do it here.
     pub(super) skipped: Option<String>,
+    /// How many rounds there was no time for.
+    pub(super) left_out: usize,
 }
 
 /// A turn, and whether others disturbed it.
@@ -37,6 +39,7 @@ impl Outcome {
             turns: BTreeMap::new(),
             failures: Vec::new(),
             skipped: None,
+            left_out: 0,
         }
     }
 
@@ -306,6 +309,10 @@ impl Report {
             if let Some(why) = &outcome.skipped {
                 gaps.push(format!("`{name}` skipped: {why}"));
             }
+            if outcome.left_out > 0 {
+                let count = outcome.left_out;
+                gaps.push(format!("`{name}`: {count} turns left out for want of time"));
+            }
             let failures = outcome.failures.iter();
             gaps.extend(
                 failures.map(|(side, why)| format!("`{name}`: {} failed: {why}", side.name())),
@@ -436,6 +443,7 @@ pub(super) mod tests {
         outcome
             .failures
             .push((Side::QsdIothread, "no thread".to_owned()));
+        outcome.left_out = 2;
 
         let report = report(&[outcome]);
 
@@ -446,6 +454,10 @@ pub(super) mod tests {
         );
         assert!(
             table.contains("- `guest/1/backup`: qsd, iothread failed: no thread"),
+            "{table}"
+        );
+        assert!(
+            table.contains("- `guest/1/backup`: 2 turns left out"),
             "{table}"
         );
         let json = report.json();

@@ -29,7 +29,7 @@ const SETTLED_AFTER: Duration = Duration::from_millis(500);
 const SLOWDOWN_MAX: u32 = 3;
 const SLACK: Duration = Duration::from_secs(1);
 /// A copy that nobody disturbs.
-const COPY_MAX: Duration = Duration::from_secs(300);
+const COPY_MAX: Duration = Duration::from_secs(120);
 const MIB_PER_GIB: f64 = 1024.0;
 const KIB_PER_MIB: f64 = 1024.0;
 

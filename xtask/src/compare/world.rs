@@ -393,20 +393,25 @@ impl Random {
 mod tests {
     use super::*;
 
+    const SMALL: Scale = Scale {
+        image_mib: 2,
+        sparse_mib: 64,
+        holes_mib: 64,
+        small_mib: 1,
+        crowd: 2,
+        queue: 1,
+        client_s: 1,
+        copy_max_s: 1,
+    };
+
+    fn world(folder: &Path) -> World {
+        World::new(PathBuf::from("ours"), folder, SMALL).unwrap()
+    }
+
     #[test]
     fn images_have_the_data_that_they_should_and_go_with_the_world() {
         let folder = tempfile::tempdir().unwrap();
-        let scale = Scale {
-            image_mib: 2,
-            sparse_mib: 64,
-            holes_mib: 64,
-            small_mib: 1,
-            crowd: 2,
-            queue: 1,
-            client_s: 1,
-            copy_max_s: 1,
-        };
-        let world = World::new(PathBuf::from("ours"), folder.path(), scale).unwrap();
+        let world = world(folder.path());
 
         let images = [Image::Full, Image::Sparse, Image::Holes];
         let sources = images.map(|image| world.source(Place::Disk, image).unwrap());
@@ -423,6 +428,35 @@ mod tests {
         assert_eq!(data, [0, 32]);
         drop(world);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn images_stay_as_long_as_a_later_case_uses_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let world = world(folder.path());
+        let images = [Image::Full, Image::Holes];
+        let sources = images.map(|image| world.source(Place::Disk, image).unwrap());
+        let crowd = world.numbered_target(Place::Memory, Image::Small, 1);
+        let crowd = crowd.unwrap();
+        let number = |name| CASES.iter().position(|case| case.name == name).unwrap();
+
+        world
+            .tidy(&[number("copy/holes"), number("jobs/at_once")])
+            .unwrap();
+        let stay = |path: &PathBuf| path.exists();
+        assert_eq!(sources.each_ref().map(stay), [false, true]);
+        assert!(crowd.exists());
+        world.tidy(&[]).unwrap();
+        assert!(!sources[1].exists() && !crowd.exists());
+    }
+
+    #[test]
+    fn blocks_are_not_shared_where_files_cannot() {
+        let folder = tempfile::tempdir_in(MEMORY).unwrap();
+        let world = world(folder.path());
+        let case = CASES.iter().find(|case| case.name == "copy/reflink");
+        let why = world.obstacle(case.unwrap()).unwrap();
+        assert!(why.unwrap().contains("cannot share blocks"));
     }
 
     #[test]
