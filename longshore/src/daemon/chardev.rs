@@ -96,17 +96,11 @@ async fn make(
     options: ChardevOptions,
     patience: Patience,
 ) -> Result<(), QmpError> {
-    if daemon.chardevs.find(&options.id).is_some() {
-        let text = format!("Chardev with id '{}' already exists", options.id);
-        return Err(QmpError::generic(text));
-    }
+    daemon.chardevs.check_free(&options.id)?;
     let chardev = open(daemon, options, patience).await?;
-    let mut chardevs = daemon.chardevs.by_id.borrow_mut();
-    if chardevs.contains_key(&chardev.id) {
-        let text = format!("Chardev with id '{}' already exists", chardev.id);
-        return Err(QmpError::generic(text));
-    }
-    chardevs.insert(chardev.id.clone(), chardev);
+    daemon.chardevs.check_free(&chardev.id)?;
+    let chardevs = &daemon.chardevs.by_id;
+    chardevs.borrow_mut().insert(chardev.id.clone(), chardev);
     Ok(())
 }
 
@@ -226,9 +220,8 @@ async fn resolve(context: &AioContext, host: String, port: String) -> Result<Soc
 async fn chardev_add(daemon: &Rc<Daemon>, args: ChardevAdd) -> Result<(), QmpError> {
     let id = args.id.clone();
     let patience = Patience::of(args.backend.waits());
-    let options = args.into_options();
-    check_id(&id)?;
-    let made = make(daemon, options, patience).await;
+    daemon.chardevs.check_free(&id)?;
+    let made = make(daemon, args.into_options(), patience).await;
     made.map_err(|error| cannot_add(&id, &error))
 }
 
@@ -289,6 +282,17 @@ impl Chardevs {
     /// The chardev with this id.
     pub(super) fn find(&self, id: &str) -> Option<Rc<Chardev>> {
         self.by_id.borrow().get(id).cloned()
+    }
+
+    /// Refuses an id that another has.
+    fn check_free(&self, id: &str) -> Result<(), QmpError> {
+        match self.find(id) {
+            None => Ok(()),
+            Some(_) => {
+                let text = format!("Chardev with id '{id}' already exists");
+                Err(QmpError::generic(text))
+            }
+        }
     }
 
     /// Refuses a chardev that is not there, or that a monitor has.
