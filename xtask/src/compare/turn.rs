@@ -102,7 +102,10 @@ pub(super) fn prepare(world: &World, case: &Case) -> Result<()> {
         return Ok(());
     };
     world.source(case.place, image)?;
-    if case.work.has_target() {
+    if matches!(case.work, Work::Reflink) {
+        // Blocks that the target had would have to be given up first.
+        world.empty_target(case.place, image)?;
+    } else if case.work.has_target() {
         world.target(case.place, image)?;
     }
     if matches!(case.work, Work::Crowd) {
@@ -117,6 +120,7 @@ pub(super) fn prepare(world: &World, case: &Case) -> Result<()> {
 pub(super) fn settle(world: &World, case: &Case, side: Side) -> Result<()> {
     match (case.work, side) {
         (Work::Copy(_, image), Side::QsdDefaults) => world.settle(case.place, image),
+        (Work::Reflink, _) => world.drop_target(case.place, Image::Full),
         _ => Ok(()),
     }
 }

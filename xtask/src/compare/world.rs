@@ -190,6 +190,18 @@ impl World {
         Ok(path)
     }
 
+    /// One that has no blocks, whatever the image, until it is dropped.
+    pub(super) fn empty_target(&self, place: Place, image: Image) -> Result<()> {
+        let file = File::create(self.folder(place).join(format!("target {image:?}")))?;
+        Ok(file.set_len(self.scale.len_mib(image) * MIB)?)
+    }
+
+    /// Has the target made anew when it is needed again.
+    pub(super) fn drop_target(&self, place: Place, image: Image) -> Result<()> {
+        let path = self.folder(place).join(format!("target {image:?}"));
+        Ok(fs::remove_file(path)?)
+    }
+
     /// One of many of these.
     pub(super) fn numbered_target(
         &self,
