@@ -161,12 +161,17 @@ impl Client {
         self.stream.write_all(more.1).unwrap();
     }
 
-    /// The whole reply to what was sent last, which was at `offset`.
+    /// The chunks of the reply to what was sent last, which was at `offset`; none of a simple reply.
     fn reply(&mut self, offset: u64) -> Chunks {
         let mut chunks = Vec::new();
         loop {
             let head = self.receive(16);
             assert_eq!(head[8..16], self.cookie.to_be_bytes());
+            let is_simple = head[..4] == 0x6744_6698_u32.to_be_bytes();
+            if is_simple && self.headers == HeaderMode::Compact {
+                assert_eq!(head[4..8], [0; 4], "errors come in chunks");
+                return chunks;
+            }
             let len = match self.headers {
                 HeaderMode::Extended => {
                     assert_eq!(head[..4], 0x6e8a_278c_u32.to_be_bytes());

@@ -16,7 +16,7 @@
 
 use crate::errno::Errno;
 use crate::error::ProtocolError;
-use crate::request::{HeaderMode, MAX_TRANSFER_BYTES, Request};
+use crate::request::{Command, HeaderMode, MAX_TRANSFER_BYTES, Request};
 use crate::status::MAX_STATUS_PAYLOAD_BYTES;
 use crate::wire::{
     CHUNK_MAGIC, EXTENDED_CHUNK_MAGIC, Fields, HeaderBytes, MAX_STRING_BYTES, SIMPLE_REPLY_MAGIC,
@@ -53,11 +53,17 @@ pub enum ReplyStyle {
 }
 
 impl ReplyStyle {
-    /// The whole reply to a request that succeeded and has no data.
-    pub fn done(self, cookie: u64) -> HeaderBytes {
+    /// The whole reply to a request that succeeded and has no data, for a client that wants headers of `mode`.
+    ///
+    /// It is simple wherever the protocol allows that: clients take a simple reply off the socket in
+    /// one piece, and a chunk in two.
+    pub fn done(self, request: &Request, mode: HeaderMode) -> HeaderBytes {
+        let needs_chunk = mode == HeaderMode::Extended || request.command == Command::Read;
         match self {
-            ReplyStyle::Simple => simple_reply(cookie, Ok(())),
-            ReplyStyle::Structured => none_chunk(cookie),
+            ReplyStyle::Structured if needs_chunk => {
+                mode.reply_header(request, none_chunk(request.cookie))
+            }
+            ReplyStyle::Simple | ReplyStyle::Structured => simple_reply(request.cookie, Ok(())),
         }
     }
 
@@ -384,7 +390,7 @@ impl Reply {
     pub fn payload_bytes(&self, request: &Request) -> u64 {
         match self {
             Reply::Simple { result: Ok(()), .. } => match request.command {
-                crate::Command::Read => request.len_bytes,
+                Command::Read => request.len_bytes,
                 _ => 0,
             },
             Reply::Simple { result: Err(_), .. } => 0,

@@ -119,7 +119,8 @@ impl World {
             Command::WriteZeroes => self.disk[start..end].fill(0),
             _ => {}
         }
-        self.replies.extend_from_slice(&style.done(request.cookie));
+        let done = style.done(&request, self.session.headers);
+        self.replies.extend_from_slice(&done);
     }
 
     fn answer_read(&mut self, request: Request, start: usize, end: usize) {
@@ -266,10 +267,9 @@ fn list_and_refusal_end_on_both_sides() {
 fn what_is_written_is_read_back() {
     let mut world = World::new("disk", &[]);
     let write = request(Command::Write, 1000, 5);
-    let done = Reply::Chunk {
+    let done = Reply::Simple {
         cookie: write.cookie,
-        end: ChunkEnd::Done,
-        body: ChunkBody::None,
+        result: Ok(()),
     };
     assert_eq!(world.ask(write, b"hello"), (done, Vec::new()));
     let zeroes = request(Command::WriteZeroes, 1001, 2);
@@ -288,13 +288,7 @@ fn what_is_written_is_read_back() {
     assert_eq!(data, [231, b'h', 0, 0, b'l', b'o', 237]);
     for command in [Command::Flush, Command::Trim] {
         let (reply, _) = world.ask(request(command, 0, 0), b"");
-        assert!(matches!(
-            reply,
-            Reply::Chunk {
-                body: ChunkBody::None,
-                ..
-            }
-        ));
+        assert!(matches!(reply, Reply::Simple { result: Ok(()), .. }));
     }
 }
 

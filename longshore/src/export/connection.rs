@@ -234,11 +234,13 @@ impl Connection {
     pub(super) fn answer(&self, request: &Request, result: Result<(), Errno>, slot: Slot) {
         let style = self.session.replies;
         let header = match result {
-            Ok(()) => style.done(request.cookie),
+            Ok(()) => style.done(request, self.session.headers),
             // The node's own words name nodes and files, which are not for clients.
-            Err(errno) => style.error(request.cookie, errno, &errno.to_string()),
+            Err(errno) => {
+                let error = style.error(request.cookie, errno, &errno.to_string());
+                self.reply_header(request, error)
+            }
         };
-        let header = self.reply_header(request, header);
         let data = None;
         self.outbox.push(Outgoing::Reply { header, data, slot });
     }

@@ -115,7 +115,7 @@ fn an_error_in_the_middle_of_a_read_leaves_the_connection_whole() {
     let mut stream = data_chunk(COOKIE, 4096, 512, MORE).to_vec();
     stream.extend_from_slice(&[7; 512]);
     stream.extend_from_slice(&error_at_chunk(COOKIE, Errno::Io, 4608, "bad block", DONE));
-    stream.extend_from_slice(&STRUCTURED.done(COOKIE + 1));
+    stream.extend_from_slice(&none_chunk(COOKIE + 1));
 
     let (data, rest) = decoded(&stream);
     assert_eq!(data.payload_bytes(&read(4096)), 512);
@@ -153,14 +153,30 @@ fn a_whole_read_is_one_header_before_its_data() {
 
 #[test]
 fn success_without_data_has_no_payload() {
+    let write = Request {
+        command: Command::Write,
+        ..read(4096)
+    };
     for style in [ReplyStyle::Simple, STRUCTURED] {
-        let header = style.done(COOKIE);
-        let write = Request {
-            command: Command::Write,
-            ..read(4096)
-        };
+        let header = style.done(&write, HeaderMode::Compact);
         assert_eq!(decoded(&header).0.payload_bytes(&write), 0);
     }
+}
+
+#[test]
+fn success_without_data_is_a_simple_reply_unless_the_protocol_wants_a_chunk() {
+    let write = Request {
+        command: Command::Write,
+        ..read(4096)
+    };
+    let simple = simple_reply(COOKIE, Ok(()));
+    let chunk = none_chunk(COOKIE);
+    for style in [ReplyStyle::Simple, STRUCTURED] {
+        assert_eq!(style.done(&write, HeaderMode::Compact), simple);
+    }
+    assert_eq!(STRUCTURED.done(&read(0), HeaderMode::Compact), chunk);
+    let extended = HeaderMode::Extended.reply_header(&write, chunk);
+    assert_eq!(STRUCTURED.done(&write, HeaderMode::Extended), extended);
 }
 
 #[test]

@@ -252,5 +252,5 @@ fn answer(shared: &Shared, session: &Session, request: &Request, data: &[u8]) ->
         }
         _ => {}
     }
-    session.replies.done(request.cookie).to_vec()
+    session.replies.done(request, session.headers).to_vec()
 }
