@@ -10,6 +10,7 @@ mod drive;
 mod mirror;
 mod progress;
 mod query;
+mod stream;
 mod types;
 
 use std::rc::Rc;
@@ -54,6 +55,7 @@ pub(super) fn commands() -> Vec<Command> {
     commands.extend(create::commands());
     commands.extend(mirror::commands());
     commands.extend(drive::commands());
+    commands.extend(stream::commands());
     commands
 }
 

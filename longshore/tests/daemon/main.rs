@@ -25,5 +25,6 @@ mod nbd_client;
 mod nesting;
 mod objects;
 mod schema;
+mod stream;
 mod transaction;
 mod world;
