@@ -9,6 +9,7 @@ use block::bitmap::{BitmapAction, BitmapOptions, BitmapRef};
 use drivers::{
     BitmapMode,
     backup::{Action, Backup, BackupBitmap, BackupOptions, BackupSpec, BackupSync, Completion},
+    mirror::NamedBitmaps,
 };
 
 use crate::{
@@ -19,6 +20,9 @@ use crate::{
     start, trace,
     user::told,
 };
+
+/// Bytes that guests change together, as a length in memory.
+const CELL: usize = 64;
 
 /// A bitmap and its target.
 pub(crate) struct Chain {
@@ -95,16 +99,52 @@ impl Stage {
         })
     }
 
-    /// The guests of a line have moved, and its bitmaps have not.
-    pub(crate) fn drop_chains(&self, line: usize) {
+    /// The guests of a line have moved. Bitmaps that are not with them tell no more what they do: those of before, if
+    /// they were to stay, and those that a transaction adds meanwhile where it was told to.
+    pub(crate) fn drop_chains(&self, line: usize, bitmaps: NamedBitmaps) {
+        let node = &self.disk_of(line).node;
         for chain in self.chains.borrow_mut().iter_mut() {
-            if chain.line != line || chain.is_gone {
+            let is_with_them = bitmaps == NamedBitmaps::Carried
+                && (chain.is_based || node.bitmaps().find(&chain.name).is_ok());
+            if chain.line != line || chain.is_gone || is_with_them {
                 continue;
             }
             chain.is_gone = true;
             let mut use_ = self.disks[chain.target].use_.borrow_mut();
             if matches!(*use_, Use::Chain(_)) {
                 *use_ = Use::Free;
+            }
+        }
+    }
+
+    /// Where the bitmap of a chain is clean, its target has what the source has, and has it for good: the next
+    /// backup of the chain passes that over. Nobody may be writing.
+    pub(crate) fn check_chains(&self) {
+        for chain in self.chains.borrow().iter() {
+            if !chain.is_based || chain.is_gone {
+                continue;
+            }
+            let source = self.disk_of(chain.line);
+            let bitmap = source.node.bitmaps().find(&chain.name);
+            let Ok(dirty) = bitmap.and_then(|bitmap| bitmap.snapshot()) else {
+                trace::violated("D2", format!("bitmap {} is lost", chain.name));
+                continue;
+            };
+            let (content, copied) = (
+                source.disk.content(),
+                self.disks[chain.target].disk.durable(),
+            );
+            let cells = content.chunks(CELL).zip(copied.chunks(CELL)).enumerate();
+            let mut lost = cells.filter_map(|(number, (content, copied))| {
+                let at_bytes = u64::try_from(number * CELL).expect("a disk in memory");
+                (content != copied && !dirty.is_dirty(at_bytes)).then_some(at_bytes)
+            });
+            if let Some(at_bytes) = lost.next() {
+                let text = format!(
+                    "bitmap {} is clean at {at_bytes}, where its target has not what the source has",
+                    chain.name
+                );
+                trace::violated("D2", text);
             }
         }
     }
@@ -272,7 +312,7 @@ fn draw_part(stage: &Rc<Stage>, line: usize, number: u64, chance: &mut Chance) -
     let target = *chance.pick(&free);
     let options = start::draw_backup_to(stage, target, id, chance);
     let (mut chain, mut adds) = (None, None);
-    if !stage.has_chain(line) && chance.one_in(2) {
+    if !stage.has_chain(line) && (stage.plan.is_about_chains || chance.one_in(2)) {
         let name = format!("bitmap{number}");
         let mut chains = stage.chains.borrow_mut();
         chain = Some(chains.len());

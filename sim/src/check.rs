@@ -101,9 +101,11 @@ impl Stage {
             mirror.has_switched = true;
             let bitmaps = mirror.bitmaps;
             self.switch(track, before);
-            if bitmaps == NamedBitmaps::Stay || track.chain.is_some() {
-                self.drop_chains(track.line);
-            }
+            let carried = match track.chain {
+                Some(_) => NamedBitmaps::Stay,
+                None => bitmaps,
+            };
+            self.drop_chains(track.line, carried);
         }
     }
 

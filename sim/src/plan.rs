@@ -14,8 +14,9 @@ use crate::{
 const MIB: u64 = 1 << 20;
 
 /// Kinds of requests that fail together.
-const DEATHS: [&[Op]; 5] = [
+const DEATHS: [&[Op]; 6] = [
     &[Op::Read],
+    &[Op::Zeroes],
     &[Op::Write, Op::Zeroes],
     &[Op::Flush],
     &[Op::Extent],
@@ -43,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) lags_one_in: Option<u64>,
     pub(crate) faults: FaultKinds,
     pub(crate) verbs: VerbKinds,
+    /// Backups are made by bitmaps, again and again, and many are cancelled.
+    pub(crate) is_about_chains: bool,
     /// Guests give up waiting for some of their requests.
     pub(crate) impatient: bool,
     /// Power fails after so many steps.
@@ -110,7 +113,7 @@ impl Plan {
             full: sometimes(6),
             stuck: sometimes(5),
             spikes: sometimes(3),
-            flushes: sometimes(6),
+            flushes: sometimes(3),
         };
         let verbs = VerbKinds {
             pauses: sometimes(2),
@@ -135,6 +138,7 @@ impl Plan {
             lags_one_in: chance.one_in(3).then(|| chance.scale(10, 1000)),
             faults,
             verbs,
+            is_about_chains: jobs != JobKinds::Mirror && chance.one_in(5),
             impatient: chance.one_in(6),
             power_fails_after: chance.one_in(4).then(|| chance.scale(100, 50_000)),
         }

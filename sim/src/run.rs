@@ -288,6 +288,7 @@ impl Run {
             trace::violated("D7", "the last look at the disks does not end");
         }
         stage.check_targets(Look::Now);
+        stage.check_chains();
         stage.check_groups();
         self.check_leaks();
     }

@@ -57,7 +57,8 @@ pub(crate) enum Options {
 
 /// Starts a job, if there is a target for it.
 pub(crate) fn start(stage: &Rc<Stage>, number: u64, chance: &mut Chance) {
-    if stage.plan.jobs != JobKinds::Mirror && chance.one_in(3) {
+    let by_bitmaps = stage.plan.is_about_chains;
+    if by_bitmaps || (stage.plan.jobs != JobKinds::Mirror && chance.one_in(3)) {
         chain::start_group(stage, number, chance);
         return;
     }

@@ -29,6 +29,8 @@ pub(crate) async fn act(stage: Rc<Stage>, mut chance: Chance) {
         let jobs = stage.registry.list();
         if jobs.is_empty() || chance.one_in(4) {
             start::start(&stage, number, &mut chance);
+        } else if stage.plan.is_about_chains && chance.one_in(4) {
+            cancel_one(&stage, chance.pick(&jobs));
         } else {
             use_verb(&stage, chance.pick(&jobs), &mut chance);
         }
@@ -117,6 +119,14 @@ fn use_verb(stage: &Rc<Stage>, job: &Job, chance: &mut Chance) {
     drop(tracks);
     let how = if done.is_ok() { "done" } else { "refused" };
     told(format!("{verb} {id}: {how}"));
+}
+
+fn cancel_one(stage: &Stage, job: &Job) {
+    let id = job.id().unwrap_or_default().to_owned();
+    let mut tracks = stage.jobs.tracks.borrow_mut();
+    let track = tracks.iter_mut().rev().find(|track| track.id == id);
+    let done = force_cancel(stage, job, track.expect("all jobs are tracked"));
+    told(format!("cancel {id}: {}", done.is_ok()));
 }
 
 fn soft_cancel(stage: &Stage, job: &Job, track: &mut Track) -> Result<(), JobError> {
