@@ -73,7 +73,9 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
     let folder = options.folder.clone().unwrap_or_else(|| results.clone());
     let world = World::new(ours, &folder, options.scale())?;
     let outcomes = outcomes(&world, &options, &wanted)?;
-    let report = Report::new(world.machine(&folder), world.missing(), &outcomes);
+    let mut machine = world.machine(&folder);
+    machine.insert("command", options.command().to_owned());
+    let report = Report::new(machine, world.missing(), &outcomes);
     drop(world);
     write(&results, &report, &outcomes)?;
     let failed = outcomes.iter().flat_map(|outcome| &outcome.failures);
@@ -120,6 +122,14 @@ impl Options {
         let all = CASES.iter().enumerate();
         let wanted = all.filter(|(_, case)| is_wanted(case));
         wanted.map(|(index, _)| index).collect()
+    }
+
+    /// How somebody else gets figures like these.
+    fn command(&self) -> &'static str {
+        match self.extent {
+            Extent::Full => "cargo xtask compare",
+            Extent::Quick => "cargo xtask compare --quick",
+        }
     }
 
     fn scale(&self) -> Scale {

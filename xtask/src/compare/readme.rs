@@ -65,12 +65,12 @@ const PRINCIPAL: &[(&str, (&str, Measure), Side)] = &[
         Side::Qsd,
     ),
     (
-        "200 backups of 64 MiB at once, s",
+        "Many backups at once, s",
         ("jobs/at_once", Measure::Wall),
         Side::Qsd,
     ),
     (
-        "10,000 backups of 1 MiB, one after the other, s",
+        "Many small backups, one after the other, s",
         ("jobs/one_by_one", Measure::Wall),
         Side::Qsd,
     ),
@@ -109,11 +109,12 @@ pub(super) fn table(report: &Report, outcomes: &[Outcome]) -> String {
     let about = |name| report.machine(name);
     let (met, all) = report.met();
     let mut text = format!(
-        "`cargo xtask compare` in {}: {} processors, {}, {}; {}, {}.\n\
+        "`{}` in {}: {} processors, {}, {}; {}, {}.\n\
          Median [least..greatest] of {runs} turns each; a ratio is ours over theirs. \
          {met} of {all} targets are met.\n\n\
          | | Longshore | qemu-storage-daemon | Ratio | nbdkit | Ratio |\n\
          |---|---|---|---|---|---|\n",
+        about("command"),
         about("date"),
         about("processors"),
         about("kernel"),
@@ -158,7 +159,7 @@ mod tests {
                 (Side::Nbdkit, Measure::Iops, &[200.0, 200.0, 200.0]),
             ],
         );
-        let machine = BTreeMap::from([("kernel", "Linux 6".to_owned())]);
+        let machine = BTreeMap::from([("command", "compare --quick".to_owned())]);
         let outcomes = [outcome];
         let report = Report::new(machine, Vec::new(), &outcomes);
 
@@ -166,6 +167,7 @@ mod tests {
 
         let row = "/s | 300 [200..400] | 100 | 3.00 [2.00..4.00] | 200 | 1.50 [1.00..2.00] |\n";
         assert!(text.ends_with(row), "{text}");
+        assert!(text.starts_with("`compare --quick` in "), "{text}");
         assert!(text.contains("of 3 turns each"), "{text}");
         assert!(text.contains("2 of 2 targets are met"), "{text}");
         assert_eq!(text.matches("\n| ").count(), 2, "{text}");
