@@ -157,6 +157,9 @@ impl BlockCopy {
         }
         self.make_unreadable(whole)?;
         self.ledger.forget(whole);
+        if self.budget.is_some() && self.ledger.landed(whole).is_some() {
+            self.free_idle(cx, whole).await?;
+        }
         // What is being saved there still lands, and would keep its room.
         while let Some(landed) = self.ledger.landed(whole) {
             landed.await;
@@ -166,6 +169,26 @@ impl BlockCopy {
         target.discard(cx, whole).await?;
         if let Some(budget) = &self.budget {
             budget.give_back(whole);
+        }
+        Ok(())
+    }
+
+    /// Frees the clusters of `range` that nobody is saving: who is saving the others may be waiting for their room.
+    async fn free_idle(&self, cx: &AioContext, range: ByteRange) -> Result<(), BlockError> {
+        let unit = self.cluster_bytes();
+        let mut at = range.start();
+        while at < range.end() {
+            let end = at.saturating_add(unit).min(range.end());
+            let cluster = ByteRange::between(at, end);
+            at = end;
+            if self.ledger.landed(cluster).is_some() {
+                continue;
+            }
+            let target = self.target().ok_or_else(given_up)?;
+            target.discard(cx, cluster).await?;
+            if let Some(budget) = &self.budget {
+                budget.give_back(cluster);
+            }
         }
         Ok(())
     }

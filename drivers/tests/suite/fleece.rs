@@ -127,6 +127,33 @@ fn a_guest_that_waits_for_room_gets_it_from_the_backup() {
 }
 
 #[test]
+fn a_guest_gets_the_room_of_what_one_request_reads_beside_its_own_bytes() {
+    on_each_backend(|cx| async move {
+        let world = World::full(&cx, LEN).await;
+        let scratch = scratch(&world);
+        let instant = world.source_bytes().await;
+        let hold = FaultRule::every(FaultOp::Write, FaultAction::Hold);
+        world.at_target.add(hold);
+        let room = (2 * CLUSTER, OnFull::Wait);
+        let fleecing = start(&world, &scratch, options(), room).await.unwrap();
+        world.at_target.wait_held(1).await;
+        world.guest_writes(cluster(0), 9).await.unwrap();
+        world.guest_writes(cluster(1), 9).await.unwrap();
+        let waiting = world.guest_writes_later(cluster(2), 9);
+        settle(&cx).await;
+        assert!(!waiting.is_finished());
+
+        world.at_target.clear();
+        world.at_target.release_all();
+
+        waiting.await.unwrap();
+        fleecing.job().wait().await.into_result().unwrap();
+        assert!(world.target_bytes().await == instant);
+        assert!(fleecing.report().scratch_peak_bytes <= 2 * CLUSTER);
+    });
+}
+
+#[test]
 fn a_guest_that_waits_for_room_goes_on_when_the_job_is_cancelled() {
     on_each_backend(|cx| async move {
         let world = World::full(&cx, LEN).await;
