@@ -8,16 +8,21 @@
 //! grows by how far most of them stayed below. Where the two are equal, less than one in a hundred is over, however
 //! unevenly they come; and near the limit the share grows so slowly that it hardly goes beyond.
 //!
-//! There is always one small request: a copy that starved would serve nobody, and to have it rest between
-//! requests would not help, since a hundredth of the guest's writes meet one soon. So a budget that cannot be kept
-//! with it is told as missed.
+//! There is always a *least share*, one small request at first: a copy that starved would serve nobody, and to have
+//! it rest between requests would not help, since a hundredth of the guest's writes meet one soon. If the budget is
+//! not kept even so for some stretches, it is not what is in flight that guests wait for, or not that alone: the least
+//! share becomes a few small requests, so that the copy ends some day, and the budget is told as missed.
 
 use std::collections::VecDeque;
 
 use block::LatencyHistogram;
 
-/// Smallest request while a guest is made way for, in bytes, and the least share.
+/// Smallest request while a guest is made way for, in bytes, and the least that the least share may be.
 pub(super) const REQUEST_MIN_BYTES: u64 = 64 << 10;
+/// The most that it may be.
+const LEAST_SHARE_MAX_BYTES: u64 = 4 * REQUEST_MIN_BYTES;
+/// Stretches that did not keep the budget with the least share, or that did, before that becomes more, or less.
+const LEAST_SHARE_STRETCHES: u32 = 8;
 /// Greatest share: what is in flight when nobody is made way for.
 const SHARE_MAX_BYTES: u64 = 16 << 20;
 /// Share at first: little enough for any guest, and soon more.
@@ -66,6 +71,7 @@ pub(super) struct Budget {
     /// When guests were last looked at alone, and the share then.
     looked: (u64, u64),
     peek_at_ns: u64,
+    least: Least,
 }
 
 #[derive(Debug)]
@@ -108,6 +114,7 @@ impl Budget {
             phase: Phase::Closing,
             looked: (0, SHARE_START_BYTES),
             peek_at_ns: 0,
+            least: Least::new(),
         }
     }
 
@@ -193,7 +200,7 @@ impl Budget {
     fn is_time_to_look(&self, now_ns: u64) -> bool {
         let (looked_ns, share_then_bytes) = self.looked;
         let since_ns = now_ns.saturating_sub(looked_ns);
-        let is_much_less = self.share_bytes <= share_then_bytes.max(2 * REQUEST_MIN_BYTES) / 2;
+        let is_much_less = self.share_bytes <= share_then_bytes.max(2 * self.least.bytes) / 2;
         since_ns >= LOOK_EVERY_NS || (is_much_less && since_ns >= LOOK_AGAIN_NS)
     }
 
@@ -201,7 +208,7 @@ impl Budget {
     fn judge(&mut self, seen: LatencyHistogram, wanted_bytes: u64) {
         // More than twice what is wanted would only be in the way when it has to shrink.
         let most = wanted_bytes.saturating_mul(2);
-        let most = most.clamp(REQUEST_MIN_BYTES, SHARE_MAX_BYTES);
+        let most = most.clamp(self.least.bytes, SHARE_MAX_BYTES);
         let p99_ns = seen.quantile_ns(P99);
         self.stretches.push(seen);
         let (grows_ppm, shrinks_ppm) = match (p99_ns, self.looks.p99_ns()) {
@@ -209,10 +216,12 @@ impl Budget {
             // Nobody writes, or nobody wrote when we looked.
             _ => (GROWTH_MAX_PPM, 0),
         };
+        self.least
+            .follow(self.share_bytes, (grows_ppm, shrinks_ppm));
         let share = self.share_bytes * (MILLION + grows_ppm - shrinks_ppm) / MILLION;
         // Rounding must not stop it from growing.
         let rounded = u64::from(grows_ppm > shrinks_ppm);
-        self.share_bytes = (share + rounded).min(most).max(REQUEST_MIN_BYTES);
+        self.share_bytes = (share + rounded).min(most).max(self.least.bytes);
     }
 
     /// By how many millionths the share grows and shrinks after the last stretch.
@@ -240,6 +249,44 @@ impl Budget {
         let fewer_ppm = usual_ppm.saturating_sub(over_ppm) * SHRINK_PER_OVER;
         let more_ppm = over_ppm.saturating_sub(usual_ppm) * SHRINK_PER_OVER;
         (grows_ppm(p99_ns) + fewer_ppm, more_ppm.min(SHRINK_MAX_PPM))
+    }
+}
+
+/// What may be in flight whatever guests wait for.
+#[derive(Debug)]
+struct Least {
+    bytes: u64,
+    /// How many more of the last stretches did not keep the budget with so little than did, or the other way round.
+    missed: u32,
+    kept: u32,
+}
+
+impl Least {
+    fn new() -> Self {
+        Self {
+            bytes: REQUEST_MIN_BYTES,
+            missed: 0,
+            kept: 0,
+        }
+    }
+
+    /// Takes in by how much a share of so many bytes should grow and shrink: if not shrink, it kept the budget.
+    fn follow(&mut self, share_bytes: u64, (grows_ppm, shrinks_ppm): (u64, u64)) {
+        if grows_ppm >= shrinks_ppm {
+            self.kept += 1;
+            self.missed = self.missed.saturating_sub(1);
+        } else if share_bytes <= self.bytes {
+            self.missed += 1;
+            self.kept = 0;
+        }
+        if self.missed == LEAST_SHARE_STRETCHES {
+            self.bytes = (self.bytes * 2).min(LEAST_SHARE_MAX_BYTES);
+            self.missed = 0;
+        }
+        if self.kept == LEAST_SHARE_STRETCHES {
+            self.bytes = (self.bytes / 2).max(REQUEST_MIN_BYTES);
+            self.kept = 0;
+        }
     }
 }
 
