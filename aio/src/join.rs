@@ -24,6 +24,8 @@ enum State<T> {
     Empty {
         joiner: Option<Waker>,
         task: Option<Waker>,
+        /// A thread waits. Of most tasks nobody does, and to wake nobody is a system call, too.
+        blocks: bool,
     },
     Sent(T),
     /// The value was taken, or will never come.
@@ -38,6 +40,7 @@ pub(crate) fn oneshot<T>() -> (Sender<T>, JoinHandle<T>) {
     let state = Mutex::new(State::Empty {
         joiner: None,
         task: None,
+        blocks: false,
     });
     let shared = Arc::new(Oneshot {
         state,
@@ -60,12 +63,13 @@ impl<T> Oneshot<T> {
         }
         let before = mem::replace(&mut *state, settled);
         drop(state);
-        self.changed.notify_all();
-        if let State::Empty {
-            joiner: Some(joiner),
-            ..
-        } = before
-        {
+        let State::Empty { joiner, blocks, .. } = before else {
+            return;
+        };
+        if blocks {
+            self.changed.notify_all();
+        }
+        if let Some(joiner) = joiner {
             joiner.wake();
         }
     }
@@ -196,7 +200,8 @@ impl<T> Join<T> {
     /// [`Closed`] when the work was dropped before.
     pub fn wait(self) -> Result<T, Closed> {
         let mut state = self.0.lock();
-        while matches!(*state, State::Empty { .. }) {
+        while let State::Empty { blocks, .. } = &mut *state {
+            *blocks = true;
             let waited = self.0.changed.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }

@@ -47,8 +47,12 @@ use snapshot::Readable;
 
 /// Smallest unit of copying.
 pub const CLUSTER_BYTES_MIN: u64 = 64 << 10;
-/// Most data that one claim holds on to, unless a single cluster is larger.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// Most data that one claim holds on to, unless a single cluster is larger: what a buffer of a context's pool holds.
+///
+/// What a request costs besides its bytes is the same whatever its length: on a disk that takes 2 MiB in one piece
+/// they cost half of the processor time that twice 1 MiB do.
+const CHUNK_BYTES: u64 = 2 << 20;
+const _: () = assert!(CHUNK_BYTES == aio::BUFFER_BYTES_MAX as u64);
 /// Most bytes of buffers of one copy, unless it is told otherwise.
 pub const BUFFER_BYTES_MAX: u64 = 64 << 20;
 /// Longest area that a scan looks at, and keeps guests from, at a time.

@@ -301,13 +301,12 @@ impl<W: Work> CopyEngine<W> {
     /// Most data of one request. Where blocks are only shared, the pace's bytes bound nothing unless somebody else
     /// needs them to.
     fn data_bytes_max(&self, plan: &Plan) -> u64 {
-        let is_alone = plan.reason == PaceReason::Device;
-        if is_alone && self.block_job.speed_bytes_per_s() == 0 {
-            let wanted = plan.chunk_bytes.max(self.work.data_bytes_max());
-            wanted.min(self.chunk_bytes_max)
-        } else {
-            plan.chunk_bytes
+        let speed = self.block_job.speed_bytes_per_s();
+        if plan.reason != PaceReason::Device || speed > 0 {
+            return plan.limited_bytes(speed);
         }
+        let wanted = plan.chunk_bytes.max(self.work.data_bytes_max());
+        wanted.min(self.chunk_bytes_max)
     }
 
     /// Starts the next request; returns whether there was anything to start.

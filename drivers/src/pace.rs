@@ -4,7 +4,7 @@
 //! the guest's included, and copy nothing faster. So the window follows the queue that it builds:
 //! with `w` requests in flight that take `t` each, where a request alone takes `t0`, about
 //! `w * (1 - t0 / t)` of them only wait. The window grows while that is less than
-//! [`QUEUED_MIN`] and shrinks when it is more than [`QUEUED_MAX`] (Brakmo and Peterson, "TCP
+//! [`QUEUED_BYTES_MIN`] and shrinks when it is more than [`QUEUED_BYTES_MAX`] (Brakmo and Peterson, "TCP
 //! Vegas", 1995, with a disk for a network). At first it grows twice as fast, until something waits.
 //!
 //! What a request takes alone can only be seen alone. So now and then, and early in each copy, the
@@ -26,21 +26,25 @@ use budget::{Budget, Moment, REQUEST_MIN_BYTES};
 pub(crate) use report::AppliedRate;
 pub use report::{PaceReason, PaceReport};
 
-/// Fewer requests than this in the device's queue, times 256: send more.
-const QUEUED_MIN_X256: u64 = 256;
-/// More requests than this in the device's queue, times 256: send fewer.
-const QUEUED_MAX_X256: u64 = 2 * 256;
+/// Less than this in the device's queue: send more.
+const QUEUED_BYTES_MIN: u64 = 1 << 20;
+/// More than this in the device's queue: send less.
+const QUEUED_BYTES_MAX: u64 = 2 << 20;
 
 /// Requests in flight at first.
 const WINDOW_START: u32 = 4;
-/// Most requests in flight, ever.
-const WINDOW_MAX: u32 = 16;
+/// Most requests in flight, however small, and most of their bytes.
+const REQUESTS_MAX: u32 = 16;
+const BYTES_MAX: u64 = 16 << 20;
 /// Decisions about the window between two looks at what a request takes alone: a few requests in a hundred go alone.
 const PROBE_EVERY: u32 = 32;
 /// Requests that go alone then.
 const PROBE_REQUESTS: u32 = 2;
-/// Bytes in a request when nobody else uses the node.
-const CHUNK_ALONE_BYTES: u64 = 1 << 20;
+/// Bytes in a request at first, so that a short copy has several in flight, too.
+const CHUNK_START_BYTES: u64 = 1 << 20;
+/// Bytes in a request when nobody else uses the node, once the device is known a little: what a buffer of a context's
+/// pool holds. What a request costs besides its bytes is paid half as often.
+const CHUNK_ALONE_BYTES: u64 = 2 << 20;
 /// Bytes in a request while a guest uses the node.
 ///
 /// Of the pairs tried on one virtio disk (1 to 4 in flight of 128 KiB to 1 MiB, two to four noisy runs each), two of
@@ -52,6 +56,11 @@ const WINDOW_SHARED_MAX: u32 = 2;
 const GUEST_GONE_NS: u64 = 100_000_000;
 /// Into so many requests a share of the device is divided, if they do not get too small: a disk works on several.
 const SHARE_REQUESTS: u64 = 4;
+
+/// Most data of one request under a speed limit, so that it goes evenly: this, or what the limit allows in one part of
+/// so many of a second.
+const STEP_BYTES: u64 = 1 << 20;
+const STEPS_PER_S: u64 = 100;
 
 /// What a user bounds of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +101,8 @@ pub struct Tuning {
 pub(crate) struct Pace {
     limits: PaceLimits,
     window: u32,
+    /// Bytes in a request when nobody else uses the node.
+    alone_bytes: u64,
     /// Nothing has waited yet.
     is_starting: bool,
     /// Shortest time of a request since the last look, in nanoseconds per chunk.
@@ -143,6 +154,7 @@ impl Pace {
         Self {
             limits,
             window: WINDOW_START,
+            alone_bytes: CHUNK_START_BYTES,
             is_starting: true,
             base_ns: None,
             probing: None,
@@ -174,7 +186,7 @@ impl Pace {
             self.guest.requests = seen.requests;
             self.guest.seen_ns = Some(now_ns);
         }
-        let wanted_bytes = u64::from(self.window) * CHUNK_ALONE_BYTES;
+        let wanted_bytes = u64::from(self.window) * self.alone_bytes;
         if let Some(budget) = &mut self.budget {
             let moment = Moment {
                 in_flight: seen.in_flight,
@@ -195,8 +207,8 @@ impl Pace {
     pub(crate) fn plan(&self, now_ns: u64) -> Plan {
         let of_device = Plan {
             window: self.window,
-            chunk_bytes: CHUNK_ALONE_BYTES,
-            requests_max: WINDOW_MAX,
+            chunk_bytes: self.alone_bytes,
+            requests_max: REQUESTS_MAX,
             reason: PaceReason::Device,
         };
         let guest_is_active = self
@@ -257,20 +269,25 @@ impl Pace {
         );
         (self.sum_ns, self.samples) = (0, 0);
         match self.probing.take() {
+            Some(before) if self.alone_bytes == CHUNK_START_BYTES => {
+                self.alone_bytes = CHUNK_ALONE_BYTES;
+                self.window = (before / 2).max(2);
+            }
             Some(before) => self.window = before,
-            None => self.decide(window, mean_ns, base_ns),
+            None => self.decide((window, chunk_bytes), mean_ns, base_ns),
         }
     }
 
-    fn decide(&mut self, window: u32, mean_ns: u64, base_ns: u64) {
-        let queued_x256 =
-            u64::from(window) * 256 * mean_ns.saturating_sub(base_ns) / mean_ns.max(1);
-        let is_short = queued_x256 < QUEUED_MIN_X256;
+    fn decide(&mut self, (window, chunk_bytes): (u32, u64), mean_ns: u64, base_ns: u64) {
+        let waits_ns = mean_ns.saturating_sub(base_ns);
+        let queued_bytes = report::ratio(u64::from(window) * chunk_bytes, waits_ns, mean_ns);
+        let is_short = queued_bytes < QUEUED_BYTES_MIN;
         self.is_starting &= is_short;
         if is_short {
             let more = if self.is_starting { window } else { 1 };
-            self.window = (window + more).min(WINDOW_MAX);
-        } else if queued_x256 > QUEUED_MAX_X256 {
+            let most = u32::try_from(BYTES_MAX / self.alone_bytes).unwrap_or(u32::MAX);
+            self.window = (window + more).min(most);
+        } else if queued_bytes > QUEUED_BYTES_MAX {
             self.window = (window - 1).max(1);
         }
         self.until_probe -= 1;
@@ -291,6 +308,14 @@ impl Plan {
         let whole_bytes = u64::from(self.window).saturating_mul(self.chunk_bytes);
         let fits = in_flight_bytes.saturating_add(self.chunk_bytes) <= whole_bytes;
         in_flight < self.window || (fits && in_flight < self.requests_max)
+    }
+
+    /// Bytes in a request under a speed limit; zero is none.
+    pub(crate) fn limited_bytes(&self, speed_bytes_per_s: u64) -> u64 {
+        match speed_bytes_per_s {
+            0 => self.chunk_bytes,
+            speed => self.chunk_bytes.min(STEP_BYTES.max(speed / STEPS_PER_S)),
+        }
     }
 
     /// The same with no more in flight than a budget allows.

@@ -1,6 +1,6 @@
 //! One copy of ours, in a process of its own; see `jobs/copies`.
 
-use std::{path::Path, time::Instant};
+use std::{path::Path, sync::mpsc, time::Instant};
 
 use aio::{Config, Handle, IoThread};
 use benches::{BLOCK_BYTES, RandomBlocks, cpu_time};
@@ -13,7 +13,7 @@ use drivers::{
     backup::{BackupBitmap, BackupSync},
     mirror::{Mirror, MirrorOptions},
 };
-use job::{CancelMode, JobStatus};
+use job::{CancelMode, JobEvent, JobStatus};
 use longshore::{BackupOptions, Engine, EngineConfig};
 
 use crate::{
@@ -89,11 +89,21 @@ fn mirror(
         contexts,
         ..MirrorOptions::new("copy")
     };
+    // To look now and then would cost a quarter of what the copy does.
+    let (tell, statuses) = mpsc::channel();
+    let _subscription = engine.jobs().subscribe(move |event| {
+        if let JobEvent::StatusChange { status, .. } = event {
+            // Whoever measures may have gone.
+            let _ = tell.send(*status);
+        }
+    });
     let job = start_mirror(engine, (&source, &target), options)?
         .job()
         .clone();
-    while job.status() != JobStatus::Ready && job.outcome().is_none() {
-        benches::rest(std::time::Duration::from_micros(500));
+    while let Ok(status) = statuses.recv() {
+        if matches!(status, JobStatus::Ready | JobStatus::Concluded) {
+            break;
+        }
     }
     job.cancel(CancelMode::Soft)
         .map_err(|error| error.to_string())?;

@@ -19,8 +19,8 @@ use crate::{
 
 /// What the kernel is asked to move begins and ends at a multiple of this: no file system has larger blocks.
 pub(super) const ALIGN_BYTES: u64 = 64 << 10;
-/// Data of one claim that is read and written, or copied by the kernel.
-const CHUNK_BYTES: u64 = super::CHUNK_BYTES;
+/// Data of one request that is not known to share blocks soon, unless somebody wants more.
+const CHUNK_BYTES: u64 = 1 << 20;
 /// Most bytes that share blocks by one request.
 const CLONE_BYTES_MAX: u64 = 256 << 20;
 /// How long such a request may take, in nanoseconds: requests of guests on the same file wait for it.

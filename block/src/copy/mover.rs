@@ -179,7 +179,8 @@ impl Mover {
             Ok(extent) => match self.found(extent.status) {
                 Found::Data => {
                     let whole = extent.len_bytes.div_ceil(unit).saturating_mul(unit);
-                    let most = data_bytes_max.min(self.data_bytes_max()) / unit * unit;
+                    let most = self.data_bytes_max().max(CHUNK_BYTES);
+                    let most = data_bytes_max.min(most) / unit * unit;
                     (Found::Data, whole.clamp(unit, most.max(unit)))
                 }
                 found if extent.len_bytes >= range.len() => (found, range.len()),

@@ -97,8 +97,7 @@ fn a_claim_keeps_one_kind_of_bytes_and_gives_the_rest_back() {
         let data = CopyClass::Copied(Way::Buffered);
         let expected = [
             (clusters(0, 4), CopyClass::Zero),
-            (clusters(4, 16), data),
-            (clusters(20, 16), data),
+            (clusters(4, 32), data),
             (clusters(36, 8), data),
             (clusters(44, 20), CopyClass::Zero),
         ];
@@ -407,7 +406,7 @@ fn a_large_cluster_is_copied_in_pieces() {
             .iter()
             .filter(|(op, _)| *op == FaultOp::Read)
             .map(|(_, range)| range.len());
-        assert_eq!(longest.max(), Some(1 << 20));
+        assert_eq!(longest.max(), Some(2 << 20));
         let expected = disks.content(&cx, &disks.source).await;
         assert!(disks.content(&cx, &disks.target).await == expected);
     });

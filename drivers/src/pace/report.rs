@@ -105,7 +105,7 @@ impl AppliedRate {
 }
 
 /// `value * part / whole`, without overflow on the way.
-fn ratio(value: u64, part: u64, whole: u64) -> u64 {
+pub(super) fn ratio(value: u64, part: u64, whole: u64) -> u64 {
     let scaled = u128::from(value) * u128::from(part) / u128::from(whole.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }

@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 use block::LatencyHistogram;
 
 use super::{
-    CHUNK_ALONE_BYTES, CHUNK_SHARED_BYTES, Pace, PaceLimits, PaceReason, Plan, Seen, Tuning,
-    WINDOW_MAX, WINDOW_SHARED_MAX,
+    BYTES_MAX, CHUNK_ALONE_BYTES, CHUNK_SHARED_BYTES, CHUNK_START_BYTES, Pace, PaceLimits,
+    PaceReason, Plan, Seen, Tuning, WINDOW_SHARED_MAX,
 };
 use world::{Device, World};
 
@@ -64,7 +64,8 @@ fn a_device_that_becomes_slower_gets_a_new_estimate() {
 
 #[test]
 fn the_window_is_bounded_however_parallel_the_device_is() {
-    assert_eq!(settle(&mut unlimited(), 1000, 50_000), WINDOW_MAX);
+    let window = settle(&mut unlimited(), 1000, 50_000);
+    assert_eq!(u64::from(window) * CHUNK_ALONE_BYTES, BYTES_MAX);
 }
 
 #[test]
@@ -73,19 +74,30 @@ fn a_parallel_device_gets_all_requests_within_a_few_dozen() {
     for _ in 0..60 {
         pace.learn(CHUNK_ALONE_BYTES, 50_000, 0);
     }
-    assert_eq!(pace.plan(0).window, WINDOW_MAX);
+    let plan = pace.plan(0);
+    assert_eq!(u64::from(plan.window) * plan.chunk_bytes, BYTES_MAX);
 }
 
 #[test]
 fn a_guest_makes_requests_small_until_it_has_gone() {
     let mut pace = unlimited();
-    assert_eq!(see(&mut pace, 0, 1000).chunk_bytes, CHUNK_ALONE_BYTES);
+    assert_eq!(see(&mut pace, 0, 1000).chunk_bytes, CHUNK_START_BYTES);
     see(&mut pace, 1, 2000);
     let plan = pace.plan(50_000_000);
     assert!(plan.reason == PaceReason::Guest && plan.window <= WINDOW_SHARED_MAX);
     assert_eq!(plan.chunk_bytes, CHUNK_SHARED_BYTES);
     let gone = see(&mut pace, 1, 300_000_000);
-    assert_eq!(gone.chunk_bytes, CHUNK_ALONE_BYTES);
+    assert_eq!(gone.chunk_bytes, CHUNK_START_BYTES);
+}
+
+#[test]
+fn requests_grow_once_the_device_is_known_and_as_many_bytes_are_in_flight() {
+    let mut pace = unlimited();
+    assert_eq!(pace.plan(0).chunk_bytes, CHUNK_START_BYTES);
+    settle(&mut pace, 2, 700_000);
+    assert_eq!(pace.plan(0).chunk_bytes, CHUNK_ALONE_BYTES);
+    let bytes = u64::from(settle(&mut pace, 2, 700_000)) * CHUNK_ALONE_BYTES;
+    assert!(bytes <= 3 * CHUNK_ALONE_BYTES, "{bytes}");
 }
 
 #[test]
@@ -264,6 +276,28 @@ fn what_guests_wait_for_without_the_copy_leaves_the_copy_its_share() {
         let mean = world.copied_each_s().1;
         // One small request at a time is a third of that.
         assert!(mean > 150 << 20, "{mean} bytes/s");
+    }
+}
+
+#[test]
+fn a_budget_that_cannot_be_kept_with_the_least_does_not_starve_the_copy() {
+    for seed in [1, 4] {
+        let mut world = World::new(DEVICES[1], 16, seed, Some(MS));
+        world.beside_ns = 3 * MS;
+        world.run(20 * S);
+        world.forget();
+        world.run(10 * S);
+        let beside = world.copied_each_s();
+        // Where it can be kept, it is as before.
+        world.beside_ns = 0;
+        world.run(20 * S);
+        world.forget();
+        world.run(10 * S);
+        eprintln!(
+            "MEAN {beside:?} {} {:?}",
+            world.p99_ns(),
+            world.copied_each_s()
+        );
     }
 }
 

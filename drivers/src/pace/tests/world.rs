@@ -38,6 +38,8 @@ pub(super) struct World {
     pub(super) device: Device,
     /// For how long it stands still now and then, whoever uses it, in nanoseconds.
     pub(super) stall_ns: u64,
+    /// How much later a guest hears of each write that begins beside the copy, however little that has in flight.
+    pub(super) beside_ns: u64,
     pub(super) pace: Pace,
     pub(super) now_ns: u64,
     copies: bool,
@@ -66,6 +68,7 @@ impl World {
         let mut world = Self {
             device,
             stall_ns: 0,
+            beside_ns: 0,
             pace: Pace::new(limits),
             now_ns: 0,
             copies: true,
@@ -179,7 +182,12 @@ impl World {
     fn guest_writes(&mut self) {
         self.guest_requests += 1;
         let started_ns = self.now_ns;
-        self.serve(GUEST_BYTES, Event::GuestWrote { started_ns });
+        let later_ns = match self.in_flight {
+            0 => 0,
+            _ => self.beside_ns,
+        };
+        let done_ns = self.done_at_ns(GUEST_BYTES);
+        self.post(done_ns + later_ns, Event::GuestWrote { started_ns });
     }
 
     /// As an engine does.
@@ -214,6 +222,12 @@ impl World {
 
     /// The device takes a request, which ends with `event`.
     fn serve(&mut self, len_bytes: u64, event: Event) {
+        let done_ns = self.done_at_ns(len_bytes);
+        self.post(done_ns, event);
+    }
+
+    /// When the device will have done one more request.
+    fn done_at_ns(&mut self, len_bytes: u64) -> u64 {
         let mut takes_ns = self.device.takes_ns(len_bytes);
         // A third more or less, and now and then a long one.
         takes_ns = takes_ns * (170 + self.random() % 170) / 256;
@@ -225,7 +239,7 @@ impl World {
             takes_ns += self.stall_ns;
         }
         self.free_at_ns = self.free_at_ns.max(self.now_ns) + takes_ns;
-        self.post(self.free_at_ns, event);
+        self.free_at_ns
     }
 
     fn post(&mut self, at_ns: u64, event: Event) {
