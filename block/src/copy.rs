@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod budget;
+mod crowd;
 mod edge;
 mod ledger;
 mod method;
@@ -38,6 +39,7 @@ mod report;
 mod snapshot;
 
 pub use budget::{OnFull, SpaceBudget};
+pub use crowd::{Crowd, CrowdMember};
 pub use edge::{CopyEdge, Keeper};
 pub use ledger::{Claim, CopyProgress};
 use ledger::{Ledger, Step};

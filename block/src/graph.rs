@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aio::{Handle, TaskMutex};
 
 use crate::{
+    copy::Crowd,
     drain::DrainedSection,
     error::{BlockError, ErrorKind},
     node::{Node, NodeId, NodeOptions},
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     drain_waker: DrainWaker,
     /// Held while nodes move to another context.
     context_changes: TaskMutex,
+    crowd: Crowd,
 }
 
 /// One edge, as a query sees it.
@@ -75,6 +77,12 @@ impl Graph {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The background copies of this graph that have data on its way.
+    #[must_use]
+    pub fn crowd(&self) -> &Crowd {
+        &self.shared.crowd
     }
 
     /// Adds a node without children; without a name, it gets an automatic one, `#block001` and so on.

@@ -100,6 +100,12 @@ impl BlockJob {
         }
     }
 
+    /// The graph of its nodes.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.shared.graph
+    }
+
     /// The block job that belongs to `job`, if that is a block job: its driver
     /// [offers](job::JobDriver::extension) it.
     #[must_use]

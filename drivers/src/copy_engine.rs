@@ -10,16 +10,18 @@ use std::{
 use aio::Handle;
 use block::{
     BlockError, Node,
-    copy::{CopyClass, CopyError, CopySide, Outcome},
+    copy::{CopyClass, CopyError, CopySide, Crowd, CrowdMember, Outcome},
 };
 use blockjob::{BlockJob, ErrorAction, ErrorSide, OnError};
-use job::{Job, JobContext, JobError};
+use job::{JobContext, JobError};
 
 use crate::pace::{AppliedRate, Pace, PaceLimits, PaceReason, PaceReport, Plan, Seen, Tuning};
 
 mod lanes;
+mod request;
 mod work;
-use lanes::{Lane, LaneEnd, Lanes};
+use lanes::Lanes;
+use request::Request;
 pub(crate) use work::{Progress, Work};
 
 /// How long to wait before an error that is to be ignored may come again, in nanoseconds.
@@ -65,6 +67,8 @@ pub(crate) struct CopyEngine<W> {
 struct State {
     in_flight: u32,
     in_flight_bytes: u64,
+    /// While something is in flight: others leave us our share of the memory.
+    member: Option<CrowdMember>,
     /// Length and time of the copies that the pace has not learnt from.
     timed: Vec<(u64, u64)>,
     /// The first error since the last decision; requests that fail with it are one failure.
@@ -112,6 +116,7 @@ impl<W: Work> CopyEngine<W> {
         let state = State {
             in_flight: 0,
             in_flight_bytes: 0,
+            member: None,
             timed: Vec::new(),
             error: None,
             decision: None,
@@ -266,11 +271,11 @@ impl<W: Work> CopyEngine<W> {
                 state.report.reason = PaceReason::SpeedLimit;
                 return Some(delay_ns);
             }
-            state.in_flight += 1;
+            state.begin(self.block_job.graph().crowd());
             drop(state);
             if !self.start_one(job, self.data_bytes_max(&plan)) {
                 let mut state = lock(&self.state);
-                state.in_flight -= 1;
+                state.finish(0);
                 state.report.reason = PaceReason::Idle;
                 return None;
             }
@@ -286,6 +291,7 @@ impl<W: Work> CopyEngine<W> {
             writes,
             in_flight: state.in_flight,
         };
+        state.pace.crowd(self.block_job.graph().crowd().members());
         state.pace.guest(seen, now_ns);
         let plan = state.pace.plan(now_ns);
         state.report = PaceReport {
@@ -367,6 +373,19 @@ impl<W: Work> CopyEngine<W> {
 }
 
 impl State {
+    fn begin(&mut self, crowd: &Crowd) {
+        self.in_flight += 1;
+        self.member.get_or_insert_with(|| crowd.enter());
+    }
+
+    fn finish(&mut self, counted_bytes: u64) {
+        self.in_flight -= 1;
+        self.in_flight_bytes -= counted_bytes;
+        if self.in_flight == 0 {
+            self.member = None;
+        }
+    }
+
     /// Lets the pace learn from what has completed since the last time.
     fn learn(&mut self, now_ns: u64) {
         let timed = mem::take(&mut self.timed);
@@ -409,53 +428,6 @@ impl State {
     }
 }
 
-/// A request in flight. It counts until it is dropped, which the end of its context does, too.
-struct Request {
-    state: Arc<Mutex<State>>,
-    block_job: BlockJob,
-    job: Job,
-    counted_bytes: u64,
-    lane: Lane,
-    is_over: bool,
-}
-
-impl Request {
-    fn end(mut self, result: Result<Outcome, CopyError>, took_ns: u64) {
-        let moved = moved_bytes(&result);
-        self.block_job
-            .refund(self.counted_bytes.saturating_sub(moved));
-        lock(&self.state).note(result, took_ns);
-        self.is_over = true;
-    }
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.block_job.refund(self.counted_bytes);
-        }
-        let waker = {
-            let mut state = lock(&self.state);
-            state.in_flight -= 1;
-            state.in_flight_bytes -= self.counted_bytes;
-            let end = if self.is_over {
-                LaneEnd::Done
-            } else {
-                LaneEnd::Closed
-            };
-            state.lanes.give_back(self.lane, end);
-            match state.in_flight {
-                0 => state.idle_waker.take(),
-                _ => None,
-            }
-        };
-        self.job.wake();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
 async fn recover(job: &JobContext, recovery: Recovery) {
     match recovery {
         Recovery::Resume => job.pause_point().await,
@@ -479,17 +451,6 @@ pub(crate) fn job_error(error: BlockError) -> JobError {
     match error.errno() {
         Some(errno) => job_error.with_errno(errno).with_source(error),
         None => job_error.with_source(error),
-    }
-}
-
-/// Bytes that were read and written: what a speed limit is about.
-fn moved_bytes(result: &Result<Outcome, CopyError>) -> u64 {
-    match result {
-        Ok(Outcome {
-            range,
-            class: CopyClass::Copied(_),
-        }) => range.len(),
-        Ok(_) | Err(_) => 0,
     }
 }
 

@@ -52,6 +52,11 @@ const CHUNK_ALONE_BYTES: u64 = 2 << 20;
 const CHUNK_SHARED_BYTES: u64 = 512 << 10;
 /// Most requests in flight while a guest uses the node.
 const WINDOW_SHARED_MAX: u32 = 2;
+/// Most bytes in flight of all copies of a graph together, unless they are so many that each has only one request of
+/// [`CROWDED_CHUNK_BYTES`].
+const CROWD_BYTES_MAX: u64 = 32 << 20;
+/// Bytes in a request of one copy among very many.
+const CROWDED_CHUNK_BYTES: u64 = 128 << 10;
 /// A guest that has done nothing for so long is not there, in nanoseconds.
 const GUEST_GONE_NS: u64 = 100_000_000;
 /// Into so many requests a share of the device is divided, if they do not get too small: a disk works on several.
@@ -118,6 +123,8 @@ pub(crate) struct Pace {
     chunk_bytes: u64,
     guest: Guest,
     budget: Option<Budget>,
+    /// Copies that have data on its way, and share the memory for it.
+    crowd: u32,
 }
 
 #[derive(Debug, Default)]
@@ -164,7 +171,13 @@ impl Pace {
             chunk_bytes: 0,
             guest: Guest::default(),
             budget: limits.guest_latency_ns.map(Budget::new),
+            crowd: 1,
         }
+    }
+
+    /// Notes how many copies there are that have data on its way, this one included or not.
+    pub(crate) fn crowd(&mut self, members: u32) {
+        self.crowd = members.max(1);
     }
 
     /// Changes what a user bounds. A budget that changes is learnt anew.
@@ -225,7 +238,7 @@ impl Pace {
             },
             None => of_device,
         };
-        plan.bounded(&self.limits)
+        plan.among(self.crowd).bounded(&self.limits)
     }
 
     /// When to ask again while the window is closed and nothing in flight, in nanoseconds from `now_ns`; zero if it is
@@ -335,6 +348,24 @@ impl Plan {
             };
         }
         self
+    }
+
+    /// The same with no more memory than is for one copy of so many.
+    fn among(self, crowd: u32) -> Self {
+        let share_bytes = CROWD_BYTES_MAX / u64::from(crowd);
+        // Two requests if possible, so that one is read while the other is written.
+        let half_bytes = 1 << (share_bytes / 2).max(1).ilog2();
+        let chunk_bytes = self.chunk_bytes.min(half_bytes.max(CROWDED_CHUNK_BYTES));
+        let most = u32::try_from(share_bytes / chunk_bytes).unwrap_or(u32::MAX);
+        if self.chunk_bytes * u64::from(self.window) <= share_bytes {
+            return self;
+        }
+        Self {
+            window: self.window.min(most.max(1)),
+            chunk_bytes,
+            reason: PaceReason::Memory,
+            ..self
+        }
     }
 
     /// The same with no more than a user wants.

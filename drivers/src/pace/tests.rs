@@ -140,6 +140,23 @@ fn what_a_user_bounds_is_told_as_the_reason() {
 }
 
 #[test]
+fn many_copies_share_the_memory_for_data_on_its_way() {
+    let among = |members| {
+        let mut pace = unlimited();
+        pace.crowd(members);
+        let plan = see(&mut pace, 0, 0);
+        (plan.window, plan.chunk_bytes, plan.reason)
+    };
+    for few in [0, 1, 8] {
+        assert_eq!(among(few), (4, 1 << 20, PaceReason::Device), "{few}");
+    }
+    assert_eq!(among(9), (3, 1 << 20, PaceReason::Memory));
+    assert_eq!(among(32), (2, 512 << 10, PaceReason::Memory));
+    assert_eq!(among(200), (1, 128 << 10, PaceReason::Memory));
+    assert_eq!(among(100_000), (1, 128 << 10, PaceReason::Memory));
+}
+
+#[test]
 fn what_a_user_bounds_can_be_changed_under_way() {
     let mut pace = unlimited();
     let reason = |pace: &mut Pace| see(pace, 0, 0).reason;
