@@ -291,7 +291,9 @@ impl<W: Work> CopyEngine<W> {
             writes,
             in_flight: state.in_flight,
         };
-        state.pace.crowd(self.block_job.graph().crowd().members());
+        let crowd = self.block_job.graph().crowd();
+        let others_bytes = crowd.bytes().saturating_sub(state.in_flight_bytes);
+        state.pace.crowd(crowd.members(), others_bytes);
         state.pace.guest(seen, now_ns);
         let plan = state.pace.plan(now_ns);
         state.report = PaceReport {
@@ -326,7 +328,8 @@ impl<W: Work> CopyEngine<W> {
         self.block_job.account(counted_bytes, job.now_ns());
         let (lane, context) = {
             let mut state = lock(&self.state);
-            state.in_flight_bytes += counted_bytes;
+            let in_flight_bytes = state.in_flight_bytes + counted_bytes;
+            state.set_in_flight_bytes(in_flight_bytes);
             state.lanes.take(&job.handle())
         };
         let request = Request {
@@ -378,9 +381,16 @@ impl State {
         self.member.get_or_insert_with(|| crowd.enter());
     }
 
+    fn set_in_flight_bytes(&mut self, bytes: u64) {
+        self.in_flight_bytes = bytes;
+        if let Some(member) = &mut self.member {
+            member.set_bytes(bytes);
+        }
+    }
+
     fn finish(&mut self, counted_bytes: u64) {
         self.in_flight -= 1;
-        self.in_flight_bytes -= counted_bytes;
+        self.set_in_flight_bytes(self.in_flight_bytes - counted_bytes);
         if self.in_flight == 0 {
             self.member = None;
         }

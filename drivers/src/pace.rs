@@ -54,7 +54,7 @@ const CHUNK_SHARED_BYTES: u64 = 512 << 10;
 const WINDOW_SHARED_MAX: u32 = 2;
 /// Most bytes in flight of all copies of a graph together, unless they are so many that each has only one request of
 /// [`CROWDED_CHUNK_BYTES`].
-const CROWD_BYTES_MAX: u64 = 32 << 20;
+const CROWD_BYTES_MAX: u64 = 16 << 20;
 /// Bytes in a request of one copy among very many.
 const CROWDED_CHUNK_BYTES: u64 = 128 << 10;
 /// A guest that has done nothing for so long is not there, in nanoseconds.
@@ -123,8 +123,8 @@ pub(crate) struct Pace {
     chunk_bytes: u64,
     guest: Guest,
     budget: Option<Budget>,
-    /// Copies that have data on its way, and share the memory for it.
-    crowd: u32,
+    /// What this copy may have in flight of the memory that all copies share.
+    share_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -171,13 +171,14 @@ impl Pace {
             chunk_bytes: 0,
             guest: Guest::default(),
             budget: limits.guest_latency_ns.map(Budget::new),
-            crowd: 1,
+            share_bytes: CROWD_BYTES_MAX,
         }
     }
 
-    /// Notes how many copies there are that have data on its way, this one included or not.
-    pub(crate) fn crowd(&mut self, members: u32) {
-        self.crowd = members.max(1);
+    /// Notes how many copies there are that have data on its way, this one included or not, and what others have.
+    pub(crate) fn crowd(&mut self, members: u32, others_bytes: u64) {
+        let left_bytes = CROWD_BYTES_MAX.saturating_sub(others_bytes);
+        self.share_bytes = left_bytes.min(CROWD_BYTES_MAX / u64::from(members.max(1)));
     }
 
     /// Changes what a user bounds. A budget that changes is learnt anew.
@@ -238,7 +239,7 @@ impl Pace {
             },
             None => of_device,
         };
-        plan.among(self.crowd).bounded(&self.limits)
+        plan.sharing(self.share_bytes).bounded(&self.limits)
     }
 
     /// When to ask again while the window is closed and nothing in flight, in nanoseconds from `now_ns`; zero if it is
@@ -350,9 +351,8 @@ impl Plan {
         self
     }
 
-    /// The same with no more memory than is for one copy of so many.
-    fn among(self, crowd: u32) -> Self {
-        let share_bytes = CROWD_BYTES_MAX / u64::from(crowd);
+    /// The same with no more memory than this, if that is enough for a small request.
+    fn sharing(self, share_bytes: u64) -> Self {
         // Two requests if possible, so that one is read while the other is written.
         let half_bytes = 1 << (share_bytes / 2).max(1).ilog2();
         let chunk_bytes = self.chunk_bytes.min(half_bytes.max(CROWDED_CHUNK_BYTES));

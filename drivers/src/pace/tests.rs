@@ -141,19 +141,20 @@ fn what_a_user_bounds_is_told_as_the_reason() {
 
 #[test]
 fn many_copies_share_the_memory_for_data_on_its_way() {
-    let among = |members| {
+    let among = |members, others_bytes| {
         let mut pace = unlimited();
-        pace.crowd(members);
+        pace.crowd(members, others_bytes);
         let plan = see(&mut pace, 0, 0);
         (plan.window, plan.chunk_bytes, plan.reason)
     };
-    for few in [0, 1, 8] {
-        assert_eq!(among(few), (4, 1 << 20, PaceReason::Device), "{few}");
+    for few in [0, 1, 4] {
+        assert_eq!(among(few, 0), (4, 1 << 20, PaceReason::Device), "{few}");
     }
-    assert_eq!(among(9), (3, 1 << 20, PaceReason::Memory));
-    assert_eq!(among(32), (2, 512 << 10, PaceReason::Memory));
-    assert_eq!(among(200), (1, 128 << 10, PaceReason::Memory));
-    assert_eq!(among(100_000), (1, 128 << 10, PaceReason::Memory));
+    assert_eq!(among(5, 0), (3, 1 << 20, PaceReason::Memory));
+    assert_eq!(among(16, 0), (2, 512 << 10, PaceReason::Memory));
+    assert_eq!(among(200, 0), (1, 128 << 10, PaceReason::Memory));
+    assert_eq!(among(2, 14 << 20), (2, 1 << 20, PaceReason::Memory));
+    assert_eq!(among(2, 99 << 20), (1, 128 << 10, PaceReason::Memory));
 }
 
 #[test]
