@@ -107,14 +107,15 @@ impl Connection {
         }
     }
 
-    /// Waits while the node is drained or too many requests are under way.
+    /// Waits while the node is drained, too many requests are under way, or too much waits to be sent.
     async fn admit(&self) -> Option<Slot> {
         let gate = self.using.export().gate();
-        until([gate.opened(), self.line.changed()], || {
+        let signals = [gate.opened(), self.line.changed(), self.memory.freed()];
+        until(signals, || {
             if self.line.is_closed() {
                 return Some(None);
             }
-            if !gate.is_open() {
+            if !gate.is_open() || self.share.is_behind() {
                 return None;
             }
             self.slots.try_take().map(Some)
@@ -157,7 +158,7 @@ impl Connection {
     }
 
     async fn begin_read(self: &Rc<Self>, request: Request, slot: Slot) -> Option<()> {
-        let (buf, charge) = self.take_memory(request.len_bytes).await?;
+        let (buf, mut charge) = self.take_memory(request.len_bytes).await?;
         if len_of(&buf) < request.len_bytes {
             self.outbox.push(Outgoing::LongRead {
                 request,
@@ -173,6 +174,7 @@ impl Connection {
             match read {
                 Ok(()) => {
                     let header = connection.session.replies.read_data(&request);
+                    charge.ready();
                     connection.outbox.push(Outgoing::Reply {
                         header: connection.reply_header(&request, header),
                         data: Some((buf, charge)),

@@ -19,6 +19,9 @@ use super::{
 
 /// The buffer of a client for which nothing else is left.
 const RESERVE_BYTES: usize = 256 << 10;
+/// A client that has so many bytes of replies to take does not need more of them yet. What is read shortly before it is
+/// sent is still in the processor's cache then.
+const READY_BYTES: usize = 2 << 20;
 /// Most bytes one client may hold, however much memory there is.
 const CLIENT_BYTES_MAX: usize = 64 << 20;
 
@@ -35,6 +38,15 @@ pub(super) struct PayloadMemory {
 #[derive(Debug, Default)]
 pub(super) struct Share {
     held: Cell<usize>,
+    /// What of it waits to be sent.
+    ready: Cell<usize>,
+}
+
+impl Share {
+    /// Whether the client is so far behind with taking replies that nothing more is read for it.
+    pub(super) fn is_behind(&self) -> bool {
+        self.ready.get() >= READY_BYTES
+    }
 }
 
 /// A part of the account that a client holds; given back when this is dropped.
@@ -45,6 +57,16 @@ pub(super) struct Charge {
     held: usize,
     /// Zero for a reserve.
     charged: usize,
+    is_ready: bool,
+}
+
+impl Charge {
+    /// The data is there, and waits to be sent.
+    pub(super) fn ready(&mut self) {
+        debug_assert!(!self.is_ready, "data becomes ready once");
+        self.is_ready = true;
+        self.share.ready.set(self.share.ready.get() + self.held);
+    }
 }
 
 impl PayloadMemory {
@@ -104,13 +126,22 @@ impl PayloadMemory {
             share: share.clone(),
             held,
             charged,
+            is_ready: false,
         }
+    }
+
+    /// Raised when somebody gives something back.
+    pub(super) fn freed(&self) -> &Signal {
+        &self.freed
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
         self.share.held.set(self.share.held.get() - self.held);
+        if self.is_ready {
+            self.share.ready.set(self.share.ready.get() - self.held);
+        }
         let used = &self.memory.used;
         used.set(used.get() - self.charged);
         self.memory.freed.raise();
@@ -137,6 +168,22 @@ mod tests {
     fn take_all(memory: &Rc<PayloadMemory>, share: &Rc<Share>, want: usize) -> Vec<super::Charge> {
         let taken = std::iter::from_fn(|| memory.try_take(share, want).map(|(_, charge)| charge));
         taken.take(10_000).collect()
+    }
+
+    #[test]
+    fn a_client_is_behind_while_replies_of_two_mebibytes_wait_to_be_sent() {
+        let (_cx, memory) = memory(64 * MIB);
+        let share = Rc::new(Share::default());
+        let mut charges = take_all(&memory, &share, MIB);
+        assert!(!share.is_behind(), "nothing is there yet");
+        charges[0].ready();
+        assert!(!share.is_behind());
+        charges[1].ready();
+        assert!(share.is_behind());
+        drop(charges.swap_remove(1));
+        assert!(!share.is_behind());
+        drop(charges);
+        assert_eq!((share.held.get(), share.ready.get()), (0, 0));
     }
 
     #[test]
