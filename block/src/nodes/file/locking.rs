@@ -223,6 +223,16 @@ impl ImageLocks {
     }
 }
 
+impl Drop for ImageLocks {
+    /// Does not leave it to the closing of the file: a ring or a thread may have that open for a little longer.
+    fn drop(&mut self) {
+        let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for claim in held.claims.iter() {
+            let _ = sys::unlock_byte(held.file.as_fd(), claim.offset_bytes());
+        }
+    }
+}
+
 impl Held {
     /// Nothing yet.
     fn by(file: Fd) -> Mutex<Self> {

@@ -129,6 +129,22 @@ fn each_request_says_honestly_which_way_it_went() {
 }
 
 #[test]
+fn a_file_is_unlocked_with_its_node_whoever_else_has_it_open() {
+    let file = sparse_file(MIB);
+    let options = FileOptions::new(file.path());
+    let node = FileNode::open(&options).unwrap();
+    // As a ring does that has not come to forgetting it.
+    let open_still = node.files.load().plain.clone();
+    assert_eq!(
+        FileNode::open(&options).unwrap_err().kind(),
+        ErrorKind::Locked
+    );
+    drop(node);
+    drop(FileNode::open(&options).unwrap());
+    drop(open_still);
+}
+
+#[test]
 fn memory_file_systems_never_claim_to_be_direct() {
     if !Path::new("/dev/shm").is_dir() {
         return skipped("memory_file_systems_never_claim_to_be_direct: needs a tmpfs at /dev/shm");
