@@ -124,10 +124,10 @@ impl NewFile {
     ///
     /// The system's; then the file is empty again.
     pub fn write_piece(&mut self) -> Result<(), BlockError> {
-        const ZEROES: &[u8] = &[0; PIECE_BYTES];
         let left = usize::try_from(self.left_bytes).unwrap_or(usize::MAX);
-        let piece = &ZEROES[..left.min(PIECE_BYTES)];
-        let mut written = (&self.file).write_all(piece);
+        // Pages that nobody writes to are all the same one; as a constant they would be part of the program.
+        let piece = vec![0; left.min(PIECE_BYTES)];
+        let mut written = (&self.file).write_all(&piece);
         self.left_bytes -= u64::try_from(piece.len()).unwrap_or(self.left_bytes);
         if self.left_bytes == 0 {
             written = written.and_then(|()| self.file.sync_data());
